@@ -89,7 +89,7 @@ def test_the_size_is_that_of_the_data(capsys: pytest.CaptureFixture[str]) -> Non
     assert verify.main(["fused/train_val.prototxt", "i.caffemodel", "b=b.onnx"]) == 0
     assert "all 2 blobs agree within" in capsys.readouterr().out
     assert evaluate.main(["--model", "fused/train_val.prototxt", "--weights", "i.caffemodel", "-q"]) == 0
-    assert export.main(["fused/deploy.prototxt", "i.caffemodel", "-o", "o.onnx"]) == 0
+    assert export.main(["fused/deploy.prototxt", "i.caffemodel", "-o", "o.onnx", "--check"]) == 0
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 3, 9, 7)])
@@ -164,4 +164,4 @@ def test_nets_of_torchvision_with_open_sizes(name: str, dynamo: bool, capsys: py
     assert merge.main(["fused/train_val.prototxt", *weights, "-o", "i.caffemodel", "-q"]) == 0
     assert verify.main(["fused/train_val.prototxt", "i.caffemodel", "b=b.onnx"]) == 0
     assert evaluate.main(["--model", "fused/train_val.prototxt", "--weights", "i.caffemodel", "-q"]) == 0
-    assert export.main(["fused/deploy.prototxt", "i.caffemodel", "-o", "o.onnx"]) == 0
+    assert export.main(["fused/deploy.prototxt", "i.caffemodel", "-o", "o.onnx", "--check"]) == 0

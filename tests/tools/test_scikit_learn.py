@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from caffe_fusion_tools import compose, evaluate, merge, predict, report, show, train, verify
+from caffe_fusion_tools import compose, evaluate, export, merge, predict, report, show, train, verify
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -184,6 +184,7 @@ def test_heads_that_average_answers(head: str, capsys: pytest.CaptureFixture[str
         scores = one.logits + other.logits
         mean = np.exp(scores / 2) / np.exp(scores / 2).sum(1, keepdims=True)
     np.testing.assert_allclose(Predictions.load("new.npz").probabilities, mean, rtol=1e-4, atol=1e-6)
+    assert export.main(["fused/deploy.prototxt", "fused.caffemodel", "-o", "fused.onnx", "--check"]) == 0
 
 
 def test_a_model_outside_the_net_as_a_reference(refused: Check, capsys: pytest.CaptureFixture[str]) -> None:

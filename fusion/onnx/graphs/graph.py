@@ -72,8 +72,8 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _text(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_text(item) for item in value]
+    if isinstance(value, list) and isinstance(next(iter(value), None), bytes):
+        return [item.decode() for item in value]
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -97,6 +97,7 @@ class _Nodes:
             )
             inputs = [self.floats(), features, thresholds, following, roots, leaves]
             values = {"depth": forest.depth, "aggregate": forest.aggregate, "least": forest.least}
+            values["first"] = len(forest.following) - len(forest.leaves)
             return self.add("TreeEnsemble", *inputs, name=name, domain=OWN, **values)
 
         return compute

@@ -36,6 +36,8 @@ def standard_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield from _gelu(x, y)
     elif node.op_type == "Resize":
         yield from _resize(x, y, values)
+    elif node.op_type == "TreeEnsemble":
+        yield from _trees(node, values)
     else:
         raise OnnxError(f"opset 17 cannot express its operator {node.op_type}", hint="cut the net before it")
 
@@ -83,3 +85,39 @@ def _gelu(x: str, y: str) -> Iterator[onnx.NodeProto]:
     yield make_node("Add", [f"{y}:erf", f"{y}:one"], [f"{y}:sum"])
     yield make_node("Mul", [x, f"{y}:sum"], [f"{y}:product"])
     yield make_node("Mul", [f"{y}:product", f"{y}:half"], [y])
+
+
+def _trees(node: onnx.NodeProto, values: dict[str, Any]) -> Iterator[onnx.NodeProto]:
+    """Yield the steps down all trees at once, as `fusion.onnx.to_torch` takes them, and the sum over the leaves."""
+    x, features, thresholds, following, roots, leaves = node.input
+    stem = f"{node.output[0]}:trees"
+    for name, number in (("flat", [-1]), ("one", [1]), ("three", 3), ("four", 4), ("first", values["first"])):
+        yield _fixed(f"{stem}:{name}", np.asarray(number, np.int64))
+    yield make_node("Reshape", [following, f"{stem}:flat"], [f"{stem}:following"])
+    yield make_node("Shape", [x], [f"{stem}:batch"], end=1)
+    yield make_node("Concat", [f"{stem}:batch", f"{stem}:one"], [f"{stem}:rows"], axis=0)
+    yield make_node("Expand", [roots, f"{stem}:rows"], [f"{stem}:0"])
+    for level in range(values["depth"]):
+        here = f"{stem}:{level}"
+        yield make_node("Gather", [features, here], [f"{here}:feature"])
+        yield make_node("GatherElements", [x, f"{here}:feature"], [f"{here}:value"], axis=1)
+        yield make_node("Gather", [thresholds, here], [f"{here}:threshold"])
+        for op in ("Greater", "GreaterOrEqual"):
+            yield make_node(op, [f"{here}:value", f"{here}:threshold"], [f"{here}:{op}"])
+            yield make_node("Cast", [f"{here}:{op}"], [f"{here}:{op}:number"], to=onnx.TensorProto.INT64)
+        yield make_node("Add", [f"{here}:Greater:number", f"{here}:GreaterOrEqual:number"], [f"{here}:order"])
+        yield make_node("IsNaN", [f"{here}:value"], [f"{here}:missing"])
+        yield make_node("Where", [f"{here}:missing", f"{stem}:three", f"{here}:order"], [f"{here}:outcome"])
+        yield make_node("Mul", [here, f"{stem}:four"], [f"{here}:row"])
+        yield make_node("Add", [f"{here}:row", f"{here}:outcome"], [f"{here}:place"])
+        yield make_node("Gather", [f"{stem}:following", f"{here}:place"], [f"{stem}:{level + 1}"])
+    yield make_node("Sub", [f"{stem}:{values['depth']}", f"{stem}:first"], [f"{stem}:reached"])
+    yield make_node("Gather", [leaves, f"{stem}:reached"], [f"{stem}:weights"])
+    if values["aggregate"] == "SUM":
+        yield make_node("ReduceSum", [f"{stem}:weights", f"{stem}:one"], node.output, keepdims=0)
+        return
+    op = "ReduceMin" if values["aggregate"] == "MIN" else "ReduceMax"
+    yield make_node(op, [f"{stem}:weights"], [f"{stem}:best"], axes=[1], keepdims=0)
+    yield make_node("IsInf", [f"{stem}:best"], [f"{stem}:absent"])
+    yield _fixed(f"{stem}:none", np.asarray(0, np.float32))
+    yield make_node("Where", [f"{stem}:absent", f"{stem}:none", f"{stem}:best"], node.output)

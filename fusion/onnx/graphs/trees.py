@@ -24,6 +24,7 @@ _TRUE: Final = {
 _MODES: Final = (*_TRUE, "LEAF")
 _LEAF, _EQ, _NEQ = (_MODES.index(name) for name in ("LEAF", "BRANCH_EQ", "BRANCH_NEQ"))
 _MEMBER: Final = 6  # of TreeEnsemble, whose leaves have arrays of their own
+_MOST: Final = 1 << 28  # weights of all leaves for all targets
 _AGGREGATES: Final = ("AVERAGE", "SUM", "MIN", "MAX")
 
 
@@ -213,6 +214,8 @@ def _leaf_weights(
     at, target, weight = entries
     kept = leaf[at]
     at, target, weight = rows[at[kept]], target[kept], weight[kept]
+    if targets * int(leaf.sum()) > _MOST:
+        raise ValueError(f"{targets} targets for {int(leaf.sum())} leaves")
     if len(target) and not 0 <= target.min() <= target.max() < targets:
         raise ValueError(f"there are {targets} targets, and a leaf has a weight for another")
     leaves, given = np.zeros((int(leaf.sum()), targets), np.float32), np.zeros((int(leaf.sum()), targets), bool)

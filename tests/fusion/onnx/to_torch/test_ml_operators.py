@@ -18,6 +18,7 @@ from fusion.onnx.graphs import Graph, classifier_input, cut, graph_weights, norm
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
 from fusion.onnx.to_torch import OnnxNet
+from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, node
@@ -77,6 +78,9 @@ def check(file: onnx.ModelProto, x: np.ndarray[Any, Any] = X, tolerance: float =
     found = run(graph, x)
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(np.concatenate([run(graph, row[np.newaxis]) for row in x[:8]]), found[:8], atol=1e-6)
+    exported = RuntimeProgram(graph)(torch.from_numpy(x))  # in standard operators
+    assert isinstance(exported, torch.Tensor)
+    np.testing.assert_allclose(exported.numpy(), found, rtol=tolerance, atol=tolerance)
     return graph
 
 
@@ -339,6 +343,7 @@ def one_branch(**changed: Any) -> dict[str, Any]:
         ({"nodes_treeids": [0, 0, 1]}, "a node that does not exist is named"),
         ({"target_nodeids": [1, 5]}, "a node that does not exist is named"),
         ({"target_ids": [0, 1]}, "there are 1 targets"),
+        ({"n_targets": 1 << 40}, "1099511627776 targets for 2 leaves"),
         ({"nodes_featureids": [3, 0, 0]}, "a branch compares feature 3 of 3"),
         ({"nodes_modes": ["BRANCH_XY", "LEAF", "LEAF"]}, "there is no comparison 'BRANCH_XY'"),
         ({"nodes_treeids": [0] * 5, "nodes_nodeids": [0, 1, 2, 3, 4], "nodes_featureids": [0] * 5,
@@ -349,7 +354,7 @@ def one_branch(**changed: Any) -> dict[str, Any]:
 def test_what_is_no_tree_is_an_error(changed: dict[str, Any], reason: str) -> None:
     values = one_branch(**changed)
     with pytest.raises(OnnxError, match=reason):
-        opened(file_of([ml("TreeEnsembleRegressor", "x", "y", n_targets=1, **values)]))
+        opened(file_of([ml("TreeEnsembleRegressor", "x", "y", **{"n_targets": 1, **values})]))
 
 
 def refused() -> Iterator[tuple[str, list[onnx.NodeProto]]]:
