@@ -282,6 +282,35 @@ def test_scores_that_may_be_negative_stay() -> None:
     assert scores_value(opened(file_of(nodes, outputs=outputs))) == "y"
 
 
+@pytest.mark.parametrize(
+    ("nodes", "positive"),
+    [
+        ([node("Sigmoid", "x", "s"), node("Sub", "one s", "t"), node("Concat", "t s", "p", axis=1)], True),
+        ([node("Sigmoid", "x", "s"), node("Transpose", "s", "c", perm=[0, 1]), node("Sub", "one c", "p")], True),
+        ([node("Exp", "x", "s"), node("Sub", "one s", "p")], False),
+        ([node("Sigmoid", "x", "s"), node("Sub", "half s", "p")], False),
+        ([node("Exp", "x", "s"), node("ReduceSum", "s axis", "t"), node("Div", "s t", "p")], True),
+        ([node("Exp", "x", "s"), node("Div", "s below", "p")], False),
+        (
+            [node("Relu", "x", "s"), node("Abs", "x", "t"), node("Greater", "s t", "c"), node("Where", "c s t", "p")],
+            True,
+        ),
+        ([node("Relu", "x", "s"), node("Greater", "s x", "c"), node("Where", "c s x", "p")], False),
+        ([node("Greater", "x half", "c"), node("Cast", "c", "d", to=1), node("Mul", "d half", "p")], True),
+        ([node("Softmax", "x", "s"), node("Mul", "s half", "t"), node("Add", "t t", "p")], True),
+        ([node("Softmax", "x", "s"), node("Add", "s below", "p")], False),
+        ([node("MatMul", "x square", "p")], False),
+    ],
+)
+def test_probabilities_are_what_is_never_negative(nodes: list[onnx.NodeProto], positive: bool) -> None:
+    """Their class scores are logarithms; values that may be negative are scores themselves."""
+    floats = {"one": [1.0], "half": [0.5], "below": [-0.5], "square": np.ones((FEATURES, FEATURES))}
+    given = {name: np.asarray(value, np.float32) for name, value in floats.items()} | {"axis": np.array([1])}
+    ends = [node("ArgMax", "p", "label", axis=1), ml("ZipMap", "p", "y", classlabels_int64s=[0, 1, 2])]
+    graph = opened(file_of([*nodes, *ends], given, outputs={"label": TensorProto.INT64, "y": None}))
+    assert scores_value(graph) == ("p:scores" if positive else "p")
+
+
 def test_the_weights_of_linear_models_learn() -> None:
     nodes, outputs = LINEAR["classifier SOFTMAX"]
     net = OnnxNet(opened(file_of(nodes, outputs=outputs)))
