@@ -19,7 +19,6 @@ from torch import Tensor
 
 from fusion.errors import OnnxError
 from fusion.nets.build import build, params, restrict_to_blobs
-from fusion.nets.frozen_engine import EngineRequest, choose_engine
 from fusion.nets.weights import save_weights
 from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 from fusion.pct import Predictions
@@ -124,34 +123,11 @@ def test_a_runtime_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.hint == "--frozen-engine torch"
 
 
-@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_numbers_that_are_none_differ(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    falsified(monkeypatch, factor)
-    assert "run in torch: on layer 'b' it differs from torch by" in prepared()[1]
-
-
 def test_without_the_runtime_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     without_runtime(monkeypatch)
     assert "TRAIN net: frozen ONNX layers run in torch: onnxruntime is not installed\n" in prepared()[1]
     with pytest.raises(OnnxError, match="as requested: onnxruntime is not installed"):
         prepared(frozen_engine="onnxruntime")
-
-
-def choose(request: str, device: str = "cpu", half: torch.dtype | None = None) -> str:
-    net = build("net.prototxt", seed=1, shapes={"data": (4, 3, 8, 8), "label": (4,)})
-    batch = {"data": torch.from_numpy(ARRAYS["data"][:4]), "label": torch.zeros(4)}
-    return str(choose_engine(net, EngineRequest(request), lambda: net(batch), torch.device(device), half))
-
-
-def test_other_devices_and_precisions_stay_in_torch() -> None:
-    assert choose("auto", "cuda").endswith("run in torch: the device is cuda")
-    assert choose("auto", half=torch.bfloat16).endswith("run in torch: the precision is torch.bfloat16")
-    assert f"run in {RUNTIME}" in choose("auto")
-    with pytest.raises(OnnxError, match="the device is cuda"):
-        choose("onnxruntime", "cuda")
-    with pytest.raises(OnnxError, match="there is no engine 'onnxruntme'") as caught:
-        choose("onnxruntme")
-    assert caught.value.hint == "did you mean 'onnxruntime'?"
 
 
 def test_nets_without_such_layers_say_nothing_unless_the_runtime_is_requested() -> None:
