@@ -135,6 +135,28 @@ def test_weights_of_whole_numbers_have_the_values_of_the_runtime() -> None:
         assert np.array_equal(weights[name], array)
 
 
+@pytest.mark.parametrize("values", [{}, {"axis": 1}])
+def test_equal_settings_under_two_names_are_joined(values: dict[str, int]) -> None:
+    """Also where the axis is not given: it is that of the channels."""
+    nodes = [node("QuantizeLinear", "x s z", "q", **values), node("DequantizeLinear", "q t u", "y", **values)]
+    arrays = settings(np.uint8, 1)
+    file = quantized(nodes, {**arrays, "t": arrays["s"], "u": arrays["z"]})
+    graph = normalize_graph(from_model(file))
+    assert [made.op_type for made in graph.nodes] == ["FakeQuantize"]
+    assert (OnnxNet(graph)(torch.from_numpy(X)).numpy() == expected(file)).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "other", [{"t": np.float32(0.03), "u": np.uint8(11)}, {"t": np.float32(0.02), "u": np.uint8(10)}]
+)
+def test_pairs_that_differ_in_one_setting_are_not_joined(other: dict[str, Any]) -> None:
+    nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q t u", "y")]
+    file = quantized(nodes, {"s": np.float32(0.03), "z": np.uint8(10), **other})
+    graph = normalize_graph(from_model(file))
+    assert len(graph.nodes) == 2
+    assert (OnnxNet(graph)(torch.from_numpy(X)).numpy() == expected(file)).all()  # type: ignore[union-attr]
+
+
 def test_different_settings_are_not_joined() -> None:
     nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q t z", "y")]
     file = quantized(nodes, {"s": np.float32(0.03), "t": np.float32(0.05), "z": np.uint8(10)})
@@ -152,6 +174,8 @@ def test_different_settings_are_not_joined() -> None:
          {"s": np.ones((2, 3, 4, 8), np.float32), "z": np.zeros((2, 3, 4, 8), np.int8)}, "no form in opset 17"),
         ([node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")],
          {"s": np.ones(4, np.float32), "z": np.zeros(4, np.int8)}, "not as many as its input has on their axis"),
+        ([node("QuantizeLinear", "x s z", "q", axis=4), node("DequantizeLinear", "q s z", "y", axis=4)],
+         {"s": np.ones(3, np.float32), "z": np.zeros(3, np.int8)}, "not as many as its input has on their axis"),
     ],
 )  # fmt: skip
 def test_what_is_refused(nodes: list[onnx.NodeProto], arrays: dict[str, Any], reason: str) -> None:

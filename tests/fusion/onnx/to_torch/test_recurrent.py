@@ -17,6 +17,7 @@ from fusion.onnx.graphs import Graph, graph_weights, normalize_graph, support
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
 from fusion.onnx.to_torch import OnnxNet
+from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, model, node
@@ -283,6 +284,42 @@ def test_what_is_refused(values: dict[str, Any], reason: str) -> None:
     made.attribute.extend(helper.make_attribute(name, value) for name, value in {**kept, **values}.items())
     found = {row.name: row.reasons for row in support(normalize_graph(from_model(file))).unsupported}
     assert reason in found["GRU"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("w", (1, 4 * UNITS, FEATURES + 1)),
+        ("w", (1, 3 * UNITS, FEATURES)),
+        ("w", (4 * UNITS, FEATURES)),
+        ("r", (1, 4 * UNITS, UNITS + 1)),
+        ("r", (2, 4 * UNITS, UNITS)),
+        ("b", (1, 4 * UNITS)),
+        ("h", (1, BATCH, UNITS + 1)),
+        ("c", (2, BATCH, UNITS)),
+        ("p", (1, 4 * UNITS)),
+    ],
+)
+def test_weights_of_other_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    file = recurrent("LSTM", "peepholes", "forward", batch=BATCH)
+    file.graph.node[1].input[5] = "h"
+    file.graph.initializer.append(numpy_helper.from_array(draw(1, BATCH, UNITS), "h"))
+    assert not support(normalize_graph(from_model(file))).unsupported
+    set_constant(file, name, draw(*shape))
+    found = {row.name: row.reasons for row in support(normalize_graph(from_model(file))).unsupported}
+    assert "its inputs do not fit each other" in found["LSTM"]
+
+
+def test_the_number_of_units_is_that_of_the_weights_where_the_file_leaves_it_out() -> None:
+    file, x = recurrent("GRU", "states", "reverse"), draw(BATCH, TIME, FEATURES)
+    wanted = expected(file, x)
+    attribute = next(item for item in file.graph.node[1].attribute if item.name == "hidden_size")
+    file.graph.node[1].attribute.remove(attribute)
+    graph = normalize_graph(from_model(file))
+    agree(run(graph, x), wanted)
+    agree(list(RuntimeProgram(graph)(torch.from_numpy(x))), wanted)  # type: ignore[arg-type]
+    set_constant(file, "r", draw(1, 2 * UNITS, UNITS))
+    assert support(normalize_graph(from_model(file))).unsupported
 
 
 @pytest.mark.parametrize("shape", [("N", BATCH, FEATURES), (TIME, BATCH, FEATURES), ("T", "N", FEATURES)])
