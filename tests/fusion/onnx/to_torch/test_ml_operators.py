@@ -23,7 +23,10 @@ from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, node
 
-pytest.importorskip("onnxruntime")
+ort = pytest.importorskip("onnxruntime")
+VERSION = tuple(map(int, ort.__version__.split(".")[:2]))
+# Older ones leave LOGISTIC of one score out, and differ at missing values; between 1.23 and 1.32 it was not measured.
+NEWER = pytest.mark.skipif(VERSION < (1, 32), reason="an older ONNX Runtime computes other scores")
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
 FEATURES = 3
 # Thresholds are whole numbers too, so that every second comparison is of equal numbers.
@@ -122,6 +125,7 @@ def test_tree_regressor(aggregate: str, targets: int, base: tuple[float, ...], t
                           post_transform=transform, **values)]))  # fmt: skip
 
 
+@NEWER
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("missing", [0, 1])
 def test_each_comparison(mode: str, missing: int) -> None:
@@ -154,7 +158,7 @@ def test_tree_classifier(transform: str, classes: int, columns: list[int], base:
 @pytest.mark.parametrize(
     ("least", "base", "transform"),
     [(0.0, (), "NONE"), (0.0, (0.25,), "NONE"), (-1.0, (), "NONE"), (-1.0, (0.5,), "NONE"),
-     (0.0, (), "LOGISTIC"), (-1.0, (0.5,), "LOGISTIC")],
+     pytest.param(0.0, (), "LOGISTIC", marks=NEWER), (-1.0, (0.5,), "LOGISTIC")],
 )  # fmt: skip
 def test_two_classes_with_one_score(least: float, base: tuple[float, ...], transform: str) -> None:
     """The larger score is the label of ONNX Runtime, and its softmax or logarithm is that of the file's values."""
@@ -213,6 +217,7 @@ def ensemble(rng: np.random.Generator) -> dict[str, Any]:
     return values | {name: numpy_helper.from_array(np.asarray(values[name], kind)) for name, kind in kinds.items()}
 
 
+@NEWER
 @pytest.mark.parametrize(("aggregate", "transform"), [(1, 0), (0, 0), (2, 0), (3, 0), (1, 3)])
 def test_tree_ensemble(aggregate: int, transform: int) -> None:
     for seed in range(6):
@@ -254,7 +259,7 @@ LINEAR: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NEWER if name == "one row" else ()) for name in LINEAR])
 def test_linear_models_and_preparation(name: str) -> None:
     nodes, outputs = LINEAR[name]
     x = np.nan_to_num(X[:20], nan=1, posinf=2, neginf=-2)
@@ -266,7 +271,9 @@ def test_missing_values_are_replaced() -> None:
     check(file_of([ml("Imputer", "x", "y", imputed_value_floats=[7.0, 8.0, 9.0], replaced_value_float=float("nan"))]))
 
 
-@pytest.mark.parametrize("name", ["one row", "two opposite rows", "softmax and norm", "one against the rest"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("one row", marks=NEWER), "two opposite rows", "softmax and norm", "one against the rest"]
+)
 def test_the_softmax_of_class_scores_is_the_probabilities(name: str) -> None:
     nodes, outputs = LINEAR[name]
     file, x = file_of(nodes, outputs=outputs), draw(30, FEATURES) * 4
