@@ -11,6 +11,7 @@ dropout); and whether the state dict made from the Caffe weights is the module's
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,9 @@ def measure(name: str) -> list[str]:
             scores, expected = next(iter(net({"data": images}).values())), module(images)
         test = float((scores - expected).abs().max() / expected.abs().max())
         del net
-        Path(f"{folder}/net.prototxt").write_text(to_text(made.net))
+        # OpenCV's own schema has ceil_mode of a fork instead of BVLC's round_mode.
+        text = to_text(made.net).replace("round_mode: FLOOR", "ceil_mode: false")
+        Path(f"{folder}/net.prototxt").write_text(text)
         opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], expected[:1])
         own = module.state_dict()
         keys = [key for key in own if "num_batches" not in key]
@@ -110,7 +113,8 @@ def _opencv(prototxt: str, caffemodel: str, image: Tensor, expected: Tensor) -> 
         net.setInput(image.numpy())
         found = torch.from_numpy(net.forward())
     except cv2.error as error:
-        return f"not read ({str(error).strip().splitlines()[-1][:60]})"
+        kind = re.search(r'of type "(\w+)"', str(error))
+        return f"no {kind[1]}" if kind else "not read"
     return f"{float((found.reshape(expected.shape) - expected).abs().max() / expected.abs().max()):.1e}"
 
 

@@ -269,6 +269,9 @@ def _prepare_all(
             message = f"{source}: there is no file {error.filename}"
             errors.append(ComposeError(message, hint="paths are relative to the working directory"))
         except ComposeError as error:
+            for one in error.errors:
+                if one.place is not None and one.place == nets.onnx.get(source.prefix):
+                    one.place = str(source.prototxt) or type(source.module).__name__  # not a temporary file
             errors.append(error)
     raise_all(errors)
     stages = [stage for source in sources for stage in source.stages]

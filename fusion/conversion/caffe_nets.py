@@ -37,7 +37,8 @@ def to_caffe(
     if ONNX Runtime is installed and the converted net's outputs differ by more than 1e-4 of the largest.
     """
     path = _onnx_path(source, example, shapes)
-    made = convert_graph(load_graph(path, shapes), only_bvlc=only_bvlc)
+    place = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    made = convert_graph(replace(load_graph(path, shapes), place=place), only_bvlc=only_bvlc)
     if find_spec("onnxruntime") is None:
         return replace(made, notes=("not checked, since onnxruntime is not installed", *made.notes))
     from fusion.export.verify import verify_onnx
@@ -46,7 +47,7 @@ def to_caffe(
     if found.first is not None:
         hint = "an operator is converted wrongly: use the net in its own form, and report it"
         text = f"the converted net differs from it by {found.largest:.1e} of its largest output; nothing was written"
-        raise OnnxError(text, place=path, hint=hint)
+        raise OnnxError(text, place=place, hint=hint)
     return replace(made, notes=(f"within {found.largest:.1e} of ONNX Runtime's largest output", *made.notes))
 
 

@@ -207,6 +207,10 @@ as_caffe = true
         ({"prototxt": "nets.py:Small:small.pth", "weights": "small.pth"}, "source 'net' holds its weights"),
         ({"prototxt": "nets.py:Smal:small.pth"}, "source 'net': it has no class or function 'Smal'"),
         ({"prototxt": "nets.py:Small:nix.pth"}, "source 'net': there is no file nix.pth"),
+        (
+            {"prototxt": "nets.py:Small:small.pth", "at": "nix"},
+            "^nets.py:Small:small.pth: source 'net': cut blob 'nix'",
+        ),
         ({"module": torch.nn.ReLU()}, "source 'net': a module is converted with an example of its input"),
     ],
 )
