@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from fusion.onnx.graphs.graph import Dims
+from fusion.onnx.graphs.graph import Dims, attributes
 from fusion.onnx.graphs.shape_probe import Probe
 
 
@@ -81,6 +82,18 @@ class Facts:
         self.constants[name] = array
         for probe in self.every:
             probe.know(name, array)
+
+
+def constant_value(node: onnx.NodeProto) -> NDArray[Any]:
+    """Return the value of a Constant node, from whichever of its attributes holds it."""
+    (name, value), *_ = attributes(node).items()
+    if name == "value":
+        array: NDArray[Any] = numpy_helper.to_array(value)
+        return array
+    kind: type[Any] = (
+        np.float32 if name.startswith("value_float") else np.int64 if name.startswith("value_int") else np.str_
+    )
+    return np.asarray(value, kind)
 
 
 Rule: TypeAlias = "Callable[[onnx.NodeProto, Facts], list[onnx.NodeProto] | None]"

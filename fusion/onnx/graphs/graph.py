@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from fusion.errors import OnnxError
 from prototxt.formats.index import Scan
 
 Dims: TypeAlias = "tuple[int | None, ...]"
@@ -88,6 +89,21 @@ def known_sizes(dims: Sequence[int | None] | None) -> tuple[int, ...] | None:
     """Return the sizes of a shape, or of a part of it; None if one of them is not known."""
     sizes = [dim for dim in dims or () if dim is not None]
     return None if dims is None or len(sizes) != len(dims) else tuple(sizes)
+
+
+def filled_shape(graph: Graph, name: str, given: Dims | None) -> Dims:
+    """Return the shape of an input, with open sizes after the batch as given. Raises: OnnxError if others differ."""
+    dims = graph.inputs[name]
+    if given is None:
+        return dims
+    fits = len(given) == len(dims) and all(
+        mine is None or other is None or mine == other for mine, other in zip(dims[1:], given[1:], strict=True)
+    )
+    if not fits:
+        shown = ["x".join("?" if dim is None else str(dim) for dim in shape[1:]) for shape in (dims, given)]
+        hint = "prepare the images with the size and the number of channels of the file"
+        raise OnnxError(f"its input '{name}' takes {shown[0]} per sample, not {shown[1]}", place=graph.place, hint=hint)
+    return (dims[0], *(mine if mine is not None else other for mine, other in zip(dims[1:], given[1:], strict=True)))
 
 
 def prune(nodes: Sequence[onnx.NodeProto], values: Iterable[str]) -> tuple[onnx.NodeProto, ...]:

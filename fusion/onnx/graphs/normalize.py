@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.batch_reshape import expanded_rows, keeps_merged, keeps_samples, mixes_batch, static_reshape
 from fusion.onnx.graphs.branches import branch_nodes
 from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.class_scores import with_class_scores
-from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import Dims, Graph, all_reads, attributes, known_sizes, prune
+from fusion.onnx.graphs.constants import Facts, constant_value
+from fusion.onnx.graphs.graph import Dims, Graph, all_reads, filled_shape, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
 from fusion.onnx.graphs.ml_operators import ML, UnsupportedError, ml_nodes
 from fusion.onnx.graphs.module_path import module_path
@@ -61,7 +60,7 @@ def normalize_graph(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> G
 
 
 def _normalized(graph: Graph, shapes: Mapping[str, Dims]) -> Graph:
-    inputs = {name: _filled(graph, name, dims, shapes.get(name)) for name, dims in graph.inputs.items()}
+    inputs = {name: filled_shape(graph, name, shapes.get(name)) for name in graph.inputs}
     sizes = [dims[0] for dims in inputs.values() if dims]
     fixed = next((size for size in sizes if size is not None), None)
     if fixed is None:
@@ -86,20 +85,6 @@ class _FixedError(Exception):
     def __init__(self, where: str, over_batch: frozenset[str]) -> None:
         super().__init__(where)
         self.where, self.over_batch = where, over_batch
-
-
-def _filled(graph: Graph, name: str, dims: Dims, given: Dims | None) -> Dims:
-    """Return the input's shape, with open sizes after the batch as given. Raises: OnnxError."""
-    if given is None:
-        return dims
-    fits = len(given) == len(dims) and all(
-        mine is None or other is None or mine == other for mine, other in zip(dims[1:], given[1:], strict=True)
-    )
-    if not fits:
-        shown = ["x".join("?" if dim is None else str(dim) for dim in shape[1:]) for shape in (dims, given)]
-        hint = "prepare the images with the size and the number of channels of the file"
-        raise OnnxError(f"its input '{name}' takes {shown[0]} per sample, not {shown[1]}", place=graph.place, hint=hint)
-    return (dims[0], *(mine if mine is not None else other for mine, other in zip(dims[1:], given[1:], strict=True)))
 
 
 @dataclass
@@ -321,7 +306,7 @@ def _check_batch(state: _State, node: onnx.NodeProto) -> None:
 def _folded(state: _State, node: onnx.NodeProto) -> bool:
     """Fold the node if its outputs are known without running the graph; return whether they are."""
     if node.op_type == "Constant" and not node.domain:
-        state.facts.know(node.output[0], _constant(node))
+        state.facts.know(node.output[0], constant_value(node))
         return True
     if node.op_type in ("Shape", "Size") and not node.domain:
         return _store(state, node, [shape_of(node, probe) for probe in state.facts.probes])
@@ -400,15 +385,3 @@ def _store_apart(state: _State, node: onnx.NodeProto, probe: Probe) -> None:
         array = None if sizes is None or math.prod(sizes) > DATA else _evaluated(state, node, probe)
     if array is not None:
         probe.know(node.output[0], array)
-
-
-def _constant(node: onnx.NodeProto) -> NDArray[Any]:
-    """Return the value of a Constant node, from whichever of its attributes holds it."""
-    (name, value), *_ = attributes(node).items()
-    if name == "value":
-        array: NDArray[Any] = numpy_helper.to_array(value)
-        return array
-    kind: type[Any] = (
-        np.float32 if name.startswith("value_float") else np.int64 if name.startswith("value_int") else np.str_
-    )
-    return np.asarray(value, kind)
