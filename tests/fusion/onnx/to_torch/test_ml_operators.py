@@ -163,6 +163,7 @@ def test_tree_classifier(transform: str, classes: int, columns: list[int], base:
 def test_two_classes_with_one_score(least: float, base: tuple[float, ...], transform: str) -> None:
     """The larger score is the label of ONNX Runtime, and its softmax or logarithm is that of the file's values."""
     values = forest(np.random.default_rng(2), 3, "class", [0], least) | ({"base_values": base} if base else {})
+    values["class_weights"][0] = 0.0  # which is not negative
     tree = ml("TreeEnsembleClassifier", "x", "label y", post_transform=transform, classlabels_int64s=[0, 1], **values)
     file = file_of([tree], outputs=CLASSIFIED)
     graph = check(file)
