@@ -202,7 +202,7 @@ def _thaw(folder: Path, row: dict[str, str], step: Callable[..., bool]) -> bool:
     solver = (folder / "fused/solver.prototxt").read_text().replace("fused/train_val.prototxt", "thawed.prototxt")
     (folder / "thawed.solver").write_text(solver)
     step("trained", "train", "--solver", "thawed.solver", "--weights", "init.caffemodel", "-q")
-    if "does not learn" in row["trained"] or "frozen" in row["trained"]:
+    if "cannot learn" in row["trained"]:
         row["trained"] = "stays frozen"
     return row["trained"] in ("ok", "stays frozen")
 

@@ -34,7 +34,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
             raise WeightsMismatch(text, place=place, hint=hint)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # of every kind, for a damaged file
             raise _unreadable(place, error) from error
     found = _state_dicts(content)
     if len(found) == 1:
@@ -79,7 +81,7 @@ def is_torchscript(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):  # no archive, or a damaged one
         return False
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
-import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -19,7 +16,7 @@ import torch
 from torch import nn
 
 from fusion.conversion.net_names import net_files
-from fusion.conversion.torch_nets import TorchNet, open_torch_net
+from fusion.conversion.torch_nets import TorchNet, open_torch_net, quiet_torch
 from fusion.errors import OnnxError
 
 _RTOL = 1e-4  # of the largest output: two programs that compute the same in float32
@@ -36,7 +33,7 @@ def export_module(net: TorchNet, path: str | os.PathLike[str]) -> None:
             "exporting PyTorch nets needs onnxscript", place=net.name, hint="pip install caffe-fusion[pytorch]"
         )
     names = ["data"] if len(net.example) == 1 else None
-    with _evaluating(net.module), _quiet():
+    with _evaluating(net.module), quiet_torch():
         try:
             program = torch.onnx.export(
                 net.module, net.example, dynamo=True, optimize=False, input_names=names, verbose=False
@@ -93,19 +90,6 @@ def _evaluating(module: object) -> Iterator[None]:
     finally:
         for part in parts:
             part.training = True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back the exporter's progress and warnings: what matters of them becomes an error here."""
-    known = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.disable(known)
 
 
 def exported(text: str, shape: tuple[int, ...] | None) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import io
+import logging
 import os
+import pickle
 import sys
-import zipfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _SIZE = (3, 224, 224)
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's switch: no call can load more than tensors
 _TRANSFORMS = ("googlenet", "inception_v3")  # nets of torchvision whose own weights want other pixels than all others
 
 
@@ -208,32 +212,54 @@ def _callable(path: str, name: str) -> Callable[..., nn.Module]:
 
 def _program(path: str) -> TorchNet:
     """Open what torch.export.save wrote. Raises: OnnxError for an archive with pickled objects, or a damaged one."""
+    open(path, "rb").close()
     try:
-        _check_archive(path)
-        program = torch.export.load(path)
-    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+        with quiet_torch(), _tensors_alone():
+            program = torch.export.load(path)
+    except pickle.UnpicklingError as error:
+        text = "it holds pickled objects, which are not loaded because they can run code"
+        hint = "export the net with plain tensors as inputs, or give the module in Python"
+        raise OnnxError(text, place=path, hint=hint) from error
+    except Exception as error:  # of every kind, for a damaged archive
         text = str(error).partition("\n")[0]
-        raise OnnxError(
-            f"it is no exported program: {text}", place=path, hint="write it with torch.export.save"
-        ) from error
+        hint = "write it with torch.export.save"
+        raise OnnxError(f"it is no exported program: {text}", place=path, hint=hint) from error
     name = os.path.splitext(os.path.basename(path))[0]
     inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if not all(isinstance(one, Tensor) for one in inputs):
+        raise OnnxError("it has inputs that are no tensors", place=path, hint="export the net with tensors as inputs")
     sizes = [[size if isinstance(size, int) else 2 for size in value.shape] for value in inputs]
-    return TorchNet(
-        name, program, tuple(torch.zeros(size, dtype=one.dtype) for size, one in zip(sizes, inputs, strict=True))
-    )
+    example = (torch.zeros(size, dtype=one.dtype) for size, one in zip(sizes, inputs, strict=True))
+    return TorchNet(name, program, tuple(example))
 
 
-def _check_archive(path: str) -> None:
-    """Check that nothing in an archive is pickled but tensors, since torch.export.load would run it."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            data = archive.open(name).read(4)
-            if not data.startswith((b"PK", b"\x80")):  # an archive of torch.save, or a bare pickle
-                continue
-            try:
-                torch.load(io.BytesIO(archive.read(name)), map_location="meta", weights_only=True)
-            except Exception as error:
-                text = f"'{name}' in it holds pickled objects, which are not loaded because they can run code"
-                hint = "export the net with plain tensors as inputs, or give the module in Python"
-                raise OnnxError(text, place=path, hint=hint) from error
+@contextlib.contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Let torch.export.load unpickle nothing but tensors: it would fall back to running what an archive holds."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise pickle.UnpicklingError("an object that is no tensor")
+
+    known = os.environ.get(_FORCED), pickle.loads, torch._C._pickle_load_obj
+    os.environ[_FORCED] = "1"
+    pickle.loads = torch._C._pickle_load_obj = refuse
+    try:
+        yield
+    finally:
+        os.environ.pop(_FORCED)
+        if known[0] is not None:
+            os.environ[_FORCED] = known[0]
+        pickle.loads, torch._C._pickle_load_obj = known[1:]
+
+
+@contextlib.contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep back the progress, logs and warnings of torch's exporter: what matters of them becomes an error."""
+    known = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(known)

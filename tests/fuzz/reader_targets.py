@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -12,13 +13,16 @@ import torch
 import torch._dynamo
 from onnx import TensorProto, helper, numpy_helper
 from pyarrow import parquet
+from safetensors.torch import save
 
 from fusion.composition.config import read_config
-from fusion.conversion.caffe_nets import to_caffe
+from fusion.conversion.checkpoints import read_state_dict
+from fusion.conversion.torch_nets import open_torch_net
 from fusion.data.array_source import ArraySource
 from fusion.data.sampler import Order
 from fusion.onnx.graphs.normalize import load_graph
 from fusion.onnx.graphs.read import read_graph
+from fusion.onnx.to_caffe import convert_graph
 from fusion.onnx.to_torch.conversion import to_module
 from fusion.pct import Predictions
 from fusion.references.logit_cache import ReferencedSource
@@ -127,10 +131,29 @@ def onnx(path: Path) -> None:
         if value.dtype.kind == "f":
             value.max(initial=0)
     to_module(load_graph(named))
-    to_caffe(named)
+    convert_graph(load_graph(named))
+
+
+def checkpoint(path: Path) -> None:
+    """A PyTorch checkpoint, of which nothing but tensors is loaded."""
+    for tensor in read_state_dict(path.rename(path.with_suffix(".pth"))).values():
+        tensor.sum()
+
+
+def safetensors_checkpoint(path: Path) -> None:
+    """A checkpoint as safetensors, read by the package of that name."""
+    read_state_dict(path.rename(path.with_suffix(".safetensors")))
+
+
+def exported_program(path: Path) -> None:
+    """What torch.export.save wrote."""
+    open_torch_net(str(path.rename(path.with_suffix(".pt2"))))
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {
+    "checkpoint": checkpoint,
+    "safetensors_checkpoint": safetensors_checkpoint,
+    "exported_program": exported_program,
     "npz": predictions,
     "csv": predictions,
     "parquet": predictions,
@@ -155,6 +178,7 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     """Small sound files for each target."""
     archive, table, columns = _predictions(folder)
     return {
+        **_checkpoints(),
         "npz": [archive],
         "csv": [table],
         "parquet": columns,
@@ -170,6 +194,18 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
         "onnx": _onnx(),
         "onnx_shapes": _onnx(),
     }
+
+
+def _checkpoints() -> dict[str, list[bytes]]:
+    """State dicts alone and in a checkpoint, and an exported program."""
+    net = torch.nn.Linear(3, 2)
+    found = []
+    for content in (net.state_dict(), {"state_dict": net.state_dict(), "epoch": 1}):
+        torch.save(content, buffer := io.BytesIO())
+        found.append(buffer.getvalue())
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3),)), buffer := io.BytesIO())
+    return {"checkpoint": found, "safetensors_checkpoint": [save(net.state_dict())],
+            "exported_program": [buffer.getvalue()]}  # fmt: skip
 
 
 _ORIGIN = Origin("TRAIN", dict.fromkeys(("trunk", "weights", "data", "torch"), "same"))

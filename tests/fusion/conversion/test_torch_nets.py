@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -101,18 +102,22 @@ def test_an_exported_program(small: Small) -> None:
     _same_answers(onnx_path("small.pt2"), small)
 
 
-def test_an_exported_program_with_pickled_objects_is_not_loaded(small: Small) -> None:
+@pytest.mark.parametrize("protocol", [None, 0, 2])
+def test_an_exported_program_with_pickled_objects_is_not_loaded(protocol: int | None, small: Small) -> None:
+    """As torch.save writes them, and as bare pickles: where tensors fail, torch itself falls back to loading all."""
     from test_checkpoints import Running
 
     torch.export.save(torch.export.export(small, (torch.zeros(1, 3, 8, 8),)), "small.pt2")
     torch.save(Running(), "bad.pt")
+    content = Path("bad.pt").read_bytes() if protocol is None else pickle.dumps(Running(), protocol)
     with zipfile.ZipFile("small.pt2") as archive, zipfile.ZipFile("bad.pt2", "w") as other:
         for name in archive.namelist():
             inputs = "sample_inputs" in name and name.endswith(".pt")
-            other.writestr(name, Path("bad.pt").read_bytes() if inputs else archive.read(name))
+            other.writestr(name, content if inputs else archive.read(name))
     with pytest.raises(OnnxError, match="pickled objects, which are not loaded because they can run code"):
         open_torch_net("bad.pt2")
     assert not Path("was_run").exists()
+    assert pickle.loads(pickle.dumps(3)) == 3  # as before
 
 
 def _same_answers(path: str, small: Small) -> None:
