@@ -37,7 +37,7 @@ def verify_onnx(
     net      a deploy net of phase TEST
     batches  sizes to try, where the model leaves the batch open
     inputs   shapes of the inputs where the net does not define them
-    Raises: ExportError when the model's inputs or outputs are not those of the net.
+    Raises: ExportError when the model's inputs or outputs are not those of the net, or ONNX Runtime cannot run it.
     """
     runtime = inference_session(model)
     arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
@@ -53,9 +53,12 @@ def verify_onnx(
         fed = {name: noise(name, size, seed) if (kind := integer_dtype(kinds[name])) is None
                else integer_noise(name, size, seed, kind) for name, size in sizes.items()}  # fmt: skip
         expected = _expected(net, arrays, fed, names)
-        found = runtime.run(
-            names, {name: cast_input(tensor.numpy(), kinds[name], name) for name, tensor in fed.items()}
-        )
+        arrays_fed = {name: cast_input(tensor.numpy(), kinds[name], name) for name, tensor in fed.items()}
+        try:
+            found = runtime.run(names, arrays_fed)
+        except Exception as error:  # its exceptions have no base class of their own
+            text = f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}"
+            raise ExportError(text, place=None if isinstance(model, bytes) else os.fspath(model)) from error
         rows += [compare_arrays(_maker(net, name), name, expected[name], array)
                  for name, array in zip(names, found, strict=True)]  # fmt: skip
     label = "the exported model" if isinstance(model, bytes) else os.fspath(model)

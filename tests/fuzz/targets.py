@@ -51,7 +51,8 @@ def renaming(text: str) -> None:
     assert len(parse(str(renamed), tolerant=True).errors) <= len(document.errors)
     frozen = rename(document, "p", propagate_down=len(text) % 2 == 0)
     again = rename(parse(str(frozen), tolerant=True), "p", again=True)
-    assert str(again).count("lr_mult") == str(frozen).count("lr_mult")
+    if not document.errors:  # in a broken field a rate may have been set where the next reading finds none
+        assert str(again).count("lr_mult") == str(frozen).count("lr_mult")
 
 
 def decoding(text: str) -> None:

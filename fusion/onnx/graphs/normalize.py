@@ -115,7 +115,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     facts = Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened, elements=elements)
     state = _State(graph, facts)
     facts.rows = frozenset(node.input[0] for node in graph.nodes if node.op_type in ("Gemm", "MatMul")
-                                 and node.input[1] in graph.constants)  # fmt: skip
+                                 and graph.constants.keys() & set(node.input[1:2]))  # fmt: skip
     if len(batches) > 1 and any(node.op_type in ("If", "Shape", "Size") for node in graph.nodes):
         state.facts.witnesses = tuple(map(Probe, _WITNESSES))
     for probe in state.facts.every:

@@ -37,7 +37,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "
 """
 
 
-@pytest.mark.parametrize("way", ["name", "module"])
+@pytest.mark.parametrize("way", ["name", pytest.param("module", marks=pytest.mark.slow)])
 def test_a_module_as_caffe_layers(way: str, small: Small) -> None:
     made = (
         to_caffe("nets.py:Small:small.pth", shapes=SHAPES)
@@ -60,6 +60,7 @@ def test_a_module_as_caffe_layers(way: str, small: Small) -> None:
     torch.testing.assert_close(scores, small(NOISE), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_training_are_those_of_the_module(small: Small) -> None:
     """In float64, since the gradient of the scores with respect to the first weights goes through batch statistics."""
     made = to_caffe(small, example=torch.zeros(1, 3, 8, 8))
@@ -138,7 +139,7 @@ def test_state_dicts_that_cannot_be_made(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "a.pth", weights_only=True)["w"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("as_caffe", [False, True])
+@pytest.mark.parametrize("as_caffe", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_branch_end_to_end(as_caffe: bool, small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     """Composed by name, merged and verified from what composing wrote, and its weights taken out again."""
     Path("own.prototxt").write_text(OWN)
@@ -172,6 +173,7 @@ def test_a_branch_end_to_end(as_caffe: bool, small: Small, capsys: pytest.Captur
     assert "net=FOLDER/net.onnx" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fusion_file_and_a_module_in_python(small: Small) -> None:
     Path("own.prototxt").write_text(OWN)
     fusion.save_weights(build(load_net("own.prototxt"), "TEST", seed=1), "own.caffemodel")
@@ -207,9 +209,10 @@ as_caffe = true
         ({"prototxt": "nets.py:Small:small.pth", "weights": "small.pth"}, "source 'net' holds its weights"),
         ({"prototxt": "nets.py:Smal:small.pth"}, "source 'net': it has no class or function 'Smal'"),
         ({"prototxt": "nets.py:Small:nix.pth"}, "source 'net': there is no file nix.pth"),
-        (
+        pytest.param(
             {"prototxt": "nets.py:Small:small.pth", "at": "nix"},
             "^nets.py:Small:small.pth: source 'net': cut blob 'nix'",
+            marks=pytest.mark.slow,
         ),
         ({"module": torch.nn.ReLU()}, "source 'net': a module is converted with an example of its input"),
     ],

@@ -136,6 +136,7 @@ def test_the_onnx_file_answers_as_the_module(small: Small) -> None:
     assert onnx_path("net.onnx") == "net.onnx"
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_is_exported_again(small: Small) -> None:
     path = onnx_path("nets.py:Small:small.pth", (3, 8, 8))
     with torch.no_grad():
@@ -176,6 +177,7 @@ class Choosing(torch.nn.Module):
         return x.sum((2, 3)) if float(x.sum()) > 0 else x
 
 
+@pytest.mark.slow
 def test_modules_that_no_file_can_hold(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     example = (torch.zeros(1, 3, 8, 8),)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from fusion.errors import ExportError, FusionError, WeightsMismatch
 from fusion.export import Exported, to_onnx, verify_onnx
@@ -16,7 +17,7 @@ from fusion.nets.weights import save_weights
 from prototxt.edit.deploy import deploy
 from prototxt.errors import PrototxtError
 from prototxt.schema.load import load_net
-from prototxt.text.parser import parse_file
+from prototxt.text.parser import parse, parse_file
 
 TRAIN = """name: "small"
 layer { name: "data" type: "ImageData" top: "data" top: "label" image_data_param { source: "absent" batch_size: 4
@@ -208,3 +209,17 @@ def test_a_blob_changed_through_shared_memory_is_refused(tmp_path: Path) -> None
         to_onnx(path, {})
     path.write_text(DATA + flat + relu)
     assert checked(to_onnx(path, {}), {}) == 0
+
+
+def test_a_model_that_fits_one_batch_alone_is_our_error() -> None:
+    shapes = {"x": ["N", 3], "y": [2, 3]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in shapes.items()]
+    size = numpy_helper.from_array(np.array([2, 3]), "size")
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "size"], ["y"])], "g", ends[:1], ends[1:], [size])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    net = load_net(
+        parse("""layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }
+    layer { name: "y" type: "Power" bottom: "x" top: "y" }""")
+    )
+    with pytest.raises(ExportError, match=r"ONNX Runtime cannot run the model: .*Reshape"):
+        verify_onnx(net, {}, model.SerializeToString())

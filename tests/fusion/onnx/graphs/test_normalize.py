@@ -642,3 +642,9 @@ def test_a_sequence_that_is_read_as_a_whole_stays() -> None:
     squeezed = plain([node("SplitToSequence", "x", "s", keepdims=0, axis=3), node("SequenceAt", "s i", "y")],
                      {"i": np.array(0)})  # fmt: skip
     assert squeezed.nodes[0].op_type == "SplitToSequence"
+
+
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+def test_a_dense_layer_without_weights_is_no_net(op: str) -> None:
+    with pytest.raises(OnnxError):
+        check_support(plain([node(op, "x", "y")]))
