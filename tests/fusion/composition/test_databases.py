@@ -82,6 +82,7 @@ def test_sources_of_other_kinds_are_offered_what_serves_both(make: Make) -> None
     ("backend", "lmdb"), [("backend: LMDB", True), ("backend: 1", True), ("backend: LEVELDB", False), ("", False)]
 )
 def test_labels_are_read_by_the_layers_backend(tmp_path: Path, backend: str, lmdb: bool) -> None:
+    pytest.importorskip("lmdb" if lmdb else "plyvel")
     records = [(b"%d" % number, Datum(label=number + 4).SerializeToString()) for number in range(3)]
     write_database(tmp_path / "db", records, lmdb=lmdb)
     text = f'layer {{ name: "d" type: "Data" top: "d" data_param {{ source: "x" {backend} }} }}'
