@@ -9,7 +9,7 @@ import pytest
 import torch
 from caffe_fusion_tools import compose, convert, merge, verify
 from caffe_fusion_tools.run import _plan
-from nets import Small
+from small_net import Small
 from torch.nn import functional as F
 
 import fusion

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from nets import Small
+from small_net import Small
 
 from fusion.conversion.checkpoints import load_strictly, read_state_dict
 from fusion.errors import WeightsMismatch

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from nets import Small
+from small_net import Small
 
 from fusion.conversion.export_module import export_module, module_onnx
 from fusion.conversion.net_names import holds_its_weights, is_torch_net, net_files
