@@ -43,26 +43,38 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 _ENDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", getattr(signal, "SIGHUP", 1): "hung up"}
+_came: list[int] = []  # the signals that this process got since the outermost command began
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that unfinished files are removed."""
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that unfinished files are removed.
+
+    An error after a signal is its end, too: a package that is interrupted while Python imports it raises ImportError.
+    """
 
     def end(number: int, frame: object) -> None:
+        _came.append(number)
         raise KeyboardInterrupt(number)
 
     # Python allows handlers in the main thread only; what the caller ignores, as nohup does, stays ignored.
-    numbers = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    for number in numbers:
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in _ENDS}
+    before = {key: value for key, value in before.items() if value in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in before:
         signal.signal(number, end)
     try:
         yield
+    except Exception as error:
+        if _came:
+            raise KeyboardInterrupt(_came[0]) from error
+        raise
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        if before:  # not within another command
+            _came.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from caffe_fusion_tools import cli
 
+from prototxt.errors import PlacedError
+
 NET = 'layer { name: "%s" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 } } }\n'
 
 
@@ -151,6 +153,29 @@ sys.exit(run_command(work))
 def test_a_signal_in_a_finalizer_ends_the_command(name: str, code: int, says: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOST, name], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, f"{says}\n")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("name", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_that_a_package_makes_an_error_ends_the_command(
+    name: str, code: int, says: str, nested: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Extensions of C++ that are interrupted in their import raise ImportError, which commands report as missing."""
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.Signals[name])
+        except KeyboardInterrupt:
+            raise PlacedError("checking needs a package, which is not installed") from None
+
+    def fail() -> None:
+        raise PlacedError("no such net")
+
+    assert cli.run_command((lambda: cli.run_command(work)) if nested else work) == code
+    assert capsys.readouterr().err == says + "\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert cli.run_command(fail) == 1  # the next command has got no signal
+    assert capsys.readouterr().err == "error: no such net\n"
 
 
 def test_other_exceptions_that_are_lost_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
