@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,7 +58,12 @@ class Starter:
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", _CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
 
     def start(self, prefix: str, *options: str, processes: int = 1) -> list[int]:
@@ -93,7 +100,11 @@ class Starter:
         """End it."""
         cast("IO[str]", self.process.stdin).close()
         cast("IO[str]", self.process.stdout).close()
-        self.process.wait(60)
+        try:
+            self.process.wait(60)
+        finally:  # what a failed test started and did not await, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
