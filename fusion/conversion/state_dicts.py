@@ -22,6 +22,7 @@ from fusion.onnx.graphs import graph_weights
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.graphs.read import read_graph
 from fusion.onnx.sidecar import ONNX, read_pair
+from fusion.onnx.to_caffe.net_writer import SCALE
 from prototxt.files import atomic_write
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter
@@ -29,7 +30,6 @@ from prototxt.text.tree import Document
 
 PathLike = str | os.PathLike[str]
 Arrays = Mapping[str, Sequence[NDArray[Any] | Tensor]]
-_SCALE = "/scale"  # the name of a Scale layer below that of its BatchNorm, as `fusion.onnx.to_caffe` writes them
 _MEAN = ".running_mean"
 _WEIGHTED = {
     **dict.fromkeys(("Convolution", "Deconvolution", "InnerProduct", "Scale", "Embed"), ("weight", "bias")),
@@ -60,7 +60,7 @@ def to_state_dict(net: PathLike | Document, weights: PathLike | Arrays, *, prefi
         shared.update(known)
         arrays = [_as_array(array) for array in weights[layer.name]]
         own = layer.name[len(prefix) + 1 :] if prefix else layer.name
-        stem = own.removesuffix(_SCALE) if layer.type == "Scale" and layer.name.removesuffix(_SCALE) in names else own
+        stem = own.removesuffix(SCALE) if layer.type == "Scale" and layer.name.removesuffix(SCALE) in names else own
         for key, array in _tensors(layer, stem.replace("/", "."), arrays).items():
             found[key] = torch.from_numpy(array.copy())
     if not found:

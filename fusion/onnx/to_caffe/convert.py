@@ -56,6 +56,7 @@ def convert_graph(graph: Graph, *, only_bvlc: bool = False) -> CaffeNet:
         names = ", ".join(f"{kind} ({origin})" for kind, origin in writer.forks.items())
         hint = "leave --only-bvlc out for a Caffe that has them"
         raise OnnxError(f"it needs layers that only forks of Caffe have: {names}", place=graph.place, hint=hint)
+    writer.share_parameters()
     writer.name_outputs()
     _silence(writer)
     forks = [f"BVLC Caffe has no {kind}; forks have it: {origin}" for kind, origin in writer.forks.items()]

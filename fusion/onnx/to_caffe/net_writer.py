@@ -21,6 +21,9 @@ _PARAMETER = re.compile(r"(.+)[./](?:weight|bias|running_mean|running_var|gamma|
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*(:\w+)?")
 
 
+SCALE = "/scale"  # after the name of a BatchNorm: the Scale layer with its factors
+
+
 class RefusedError(Exception):
     """Caffe has no layer for a node; the text is the reason."""
 
@@ -40,6 +43,7 @@ class NetWriter:
         self.weights: dict[str, list[NDArray[np.float32]]] = {}
         self.forks: dict[str, str] = {}
         self._names: set[str] = set()
+        self._parameters: dict[str, tuple[str, ...]] = {}  # layer -> the module that it is, and its constants
         self._makers: dict[str, LayerParameter] = {}
         self._readers = Counter(name for node in graph.nodes for name in set(node.input))
         self._readers.update(graph.outputs)
@@ -81,7 +85,9 @@ class NetWriter:
         """Return a new layer's name: the module's path, from its parameters or the names that exporters give."""
         for value in node.input[1:]:
             if value in self.graph.constants and (found := _PARAMETER.fullmatch(value)):
-                return self.unique(found[1].replace(".", "/"))
+                name = self.unique(found[1].replace(".", "/"))
+                self._parameters[name] = (found[1], *node.input[1:])
+                return name
         named = node.name.startswith("/")  # by torch's exporters: the module's path
         text = node.name if named else re.sub(r"_output_\d+$", "", node.output[0] or node.name)
         parts: list[str] = []
@@ -137,6 +143,21 @@ class NetWriter:
         top = given if kind in _IN_PLACE and free and alone else name
         self.blobs[node.output[0]] = top
         return self.layer(kind, name, [given], [top], arrays, learns=learns)
+
+    def share_parameters(self) -> None:
+        """Name the parameters of modules that are called several times, so that their layers share them."""
+        layers: dict[tuple[str, ...], list[LayerParameter]] = {}
+        for layer in self.net.layer:
+            owner = layer.name.removesuffix(SCALE) if layer.type == "Scale" else layer.name
+            if owner in self._parameters and layer.name in self.weights:
+                layers.setdefault((layer.type, *self._parameters[owner]), []).append(layer)
+        for (kind, module, *_), alike in layers.items():
+            for layer in alike if len(alike) > 1 else ():
+                for index in range(len(self.weights[layer.name])):
+                    param = layer.param[index] if index < len(layer.param) else layer.param.add()
+                    param.name = f"{module}{'.scale' if kind == 'Scale' else ''}.{index}"
+                    if kind == "BatchNorm":  # Caffe takes no other rate for statistics
+                        param.lr_mult = 0
 
     def name_outputs(self) -> None:
         """Give the blobs of the graph's outputs the names of these values, and each output a blob of its own."""

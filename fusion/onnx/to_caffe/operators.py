@@ -12,7 +12,7 @@ import onnx
 from fusion.onnx.graphs.graph import OWN, attributes
 from fusion.onnx.to_caffe import windows
 from fusion.onnx.to_caffe.arithmetic import arithmetic
-from fusion.onnx.to_caffe.net_writer import NetWriter, RefusedError
+from fusion.onnx.to_caffe.net_writer import SCALE, NetWriter, RefusedError
 from prototxt.schema.forks import fields
 from prototxt.schema.messages import EltwiseParameter, PoolingParameter, ReductionParameter
 
@@ -88,7 +88,7 @@ def _normalization(writer: NetWriter, node: onnx.NodeProto) -> None:
     param.eps = values.get("epsilon", 1e-5)
     param.moving_average_fraction = values.get("momentum", 0.9)
     below = writer.blob(inner.output[0])
-    layer = writer.step("Scale", node, writer.unique(f"{name}/scale"), [scale, bias], bottom=below)
+    layer = writer.step("Scale", node, writer.unique(f"{name}{SCALE}"), [scale, bias], bottom=below)
     layer.scale_param.bias_term = True
 
 

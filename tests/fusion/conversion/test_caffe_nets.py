@@ -80,6 +80,37 @@ def test_gradients_of_training_are_those_of_the_module(small: Small) -> None:
         torch.testing.assert_close(found[layer][index].grad, own.grad, rtol=1e-6, atol=1e-9)
 
 
+class Twice(torch.nn.Module):
+    """Applies one convolution and its BatchNorm to two values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [N, 3, H, W]."""
+        return self.bn(self.conv(self.bn(self.conv(x)).relu()))
+
+
+def test_a_module_that_is_called_twice_has_one_set_of_parameters(small: Small) -> None:
+    module = Twice().eval()
+    made = to_caffe(module, example=torch.zeros(1, 3, 8, 8))
+    names = {layer.name: [param.name for param in layer.param] for layer in made.net.layer if len(layer.param)}
+    assert names == {
+        "conv": ["conv.0", "conv.1"], "conv_2": ["conv.0", "conv.1"], "bn": ["bn.0", "bn.1", "bn.2"],
+        "bn_2": ["bn.0", "bn.1", "bn.2"], "bn/scale": ["bn.scale.0", "bn.scale.1"],
+        "bn_2/scale": ["bn.scale.0", "bn.scale.1"],
+    }  # fmt: skip
+    net = build(made.net, "TEST", shapes={"data": (3, 3, 8, 8)})
+    load_weights(net, made.weights)
+    (found,) = net({"data": NOISE}).values()
+    found.square().sum().backward()
+    module(NOISE).square().sum().backward()
+    assert len({id(tensor) for tensors in params(net).values() for tensor in tensors}) == 7
+    torch.testing.assert_close(params(net)["conv"][0].grad, module.conv.weight.grad, rtol=1e-4, atol=1e-5)
+    assert to_state_dict(parse(to_text(made.net)), made.weights).keys() == module.state_dict().keys()
+
+
 def test_weights_return_under_the_modules_keys(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["nets.py:Small:small.pth", "net.prototxt", "net.caffemodel", "--input-shape", "data=1,3,8,8"]
     assert convert.main(words) == 0

@@ -413,3 +413,13 @@ def test_an_output_without_a_name_is_refused() -> None:
 def test_an_output_that_is_given_twice_is_one_blob() -> None:
     graph = normalize_graph(from_model(model([node("Relu", "x", "y")])))
     assert [layer.name for layer in convert_graph(replace(graph, outputs=("y", "y"))).net.layer] == ["x", "y"]
+
+
+def test_layers_that_have_one_constant_in_common_are_not_one_module() -> None:
+    """Exporters store equal constants once: two convolutions may have a bias in common, and other weights."""
+    nodes = [node("Conv", "x a.weight c.bias", "h"), node("Conv", "h b.weight c.bias", "i"),
+             node("Conv", "i a.weight c.bias", "y")]  # fmt: skip
+    weights = {"a.weight": draw(3, 3, 1, 1), "b.weight": draw(3, 3, 1, 1, seed=1), "c.bias": draw(3)}
+    made, _ = converted(nodes, weights)
+    names = {layer.name: [param.name for param in layer.param] for layer in made.net.layer[1:]}
+    assert names == {"a": ["a.0", "a.1"], "b": [], "a_2": ["a.0", "a.1"]}
