@@ -130,7 +130,8 @@ def net_or_onnx(path: str, arguments: argparse.Namespace, *, measured: bool = Fa
     if holds_its_weights(path):
         shapes = [shape for _, shape in arguments.input_shape if len(shape) == 4]
         size = (shapes[0][2], shapes[0][3]) if shapes else None
-        found: Document = onnx_net(path, pixels=arguments.pixels, size=size, measured=measured)
+        channels = shapes[0][1] if shapes else 3
+        found: Document = onnx_net(path, pixels=arguments.pixels, size=size, channels=channels, measured=measured)
         return found
     if arguments.pixels is not None:
         from fusion.errors import FusionError

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from fusion.conversion.net_names import is_onnx_path
+
 from .arguments import add_options, remark
 from .cli import run_command
 from .command_parser import CommandParser
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-export") -> int:
     """Run the command; return 0 on success, 1 for bad input or a model that differs."""
     options = parser(prog)
     arguments = options.parse_args(argv)
-    if not arguments.output.lower().endswith(".onnx"):
+    if not is_onnx_path(arguments.output):
         options.error("the name of the model to write ends in .onnx")
     code: int = run_command(lambda: _export(arguments))
     return code

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fusion.conversion.net_names import is_onnx_path
+
 from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
@@ -54,9 +56,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-verify") -> int:
     arguments = options.parse_args(argv)
     if bool(arguments.sources) == bool(arguments.against):
         options.error("give sources (P=NET.prototxt:WEIGHTS), or another net with --against")
-    if arguments.against and arguments.images and arguments.against.lower().endswith(".onnx"):
+    if arguments.against and arguments.images and is_onnx_path(arguments.against):
         options.error("an ONNX model is compared on noise, not on --images")
-    if arguments.against and not arguments.against.lower().endswith(".onnx") and ":" not in arguments.against:
+    if arguments.against and not is_onnx_path(arguments.against) and ":" not in arguments.against:
         options.error("--against takes NET.prototxt:WEIGHTS or NET.onnx")
     if not arguments.rtol >= 0:
         options.error("--rtol is 0 or more")
@@ -74,7 +76,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if not arguments.against:
         sources = named_sources(arguments.sources, arguments.net)
         comparisons = compare_sources(arguments.net, arguments.weights, sources, feed, arguments.rtol)
-    elif arguments.against.lower().endswith(".onnx"):
+    elif is_onnx_path(arguments.against):
         comparisons = [_against_onnx(arguments, shapes)]
     else:
         net, _, weights = arguments.against.rpartition(":")
@@ -107,7 +109,7 @@ def compare_sources(
     from fusion.verification import verify_branches, verify_weights
 
     weights_only = {
-        prefix: source for prefix, source in sources if isinstance(source, str) and not source.lower().endswith(".onnx")
+        prefix: source for prefix, source in sources if isinstance(source, str) and not is_onnx_path(source)
     }
     runnable = {prefix: source for prefix, source in sources if prefix not in weights_only}
     return [

@@ -57,12 +57,15 @@ class ConvertedNets:
         from prototxt.files import atomic_write, write_text
         from prototxt.formats.weights import write_weights
 
+        for name in self.names():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)  # a prefix may contain '/'
         for prefix, path in self.onnx.items():
-            beside = Path(f"{path}.data")  # tensors of files above 2 GB
-            if beside.exists():
-                shutil.copyfile(beside, folder / beside.name)
-            with open(path, "rb") as given, atomic_write(folder / f"{prefix}.onnx") as file:
-                shutil.copyfileobj(given, file)
+            written = folder / f"{prefix}.onnx"
+            beside = Path(f"{path}.data")  # tensors of files above 2 GB, found by the name in the file
+            for source, target in ((beside, written.with_name(beside.name)), (Path(path), written)):
+                if source.exists():
+                    with source.open("rb") as given, atomic_write(target) as file:
+                        shutil.copyfileobj(given, file)
         for prefix, (document, made) in self.caffe.items():
             write_weights(folder / f"{prefix}.caffemodel", made.weights, net=made.net)
             write_text(folder / f"{prefix}.prototxt", str(document))

@@ -18,6 +18,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from fusion.composition.source import Source
+from fusion.conversion.net_names import is_onnx_path
 from fusion.errors import ComposeError, raise_all
 from prototxt.text.tree import Document
 
@@ -113,7 +114,7 @@ def _in_folder(prefix: str, folder: Path) -> tuple[list[str | None], list[str]]:
         hint = f"it, or each folder in it, holds a net ({', '.join(_NETS)}) and its weights"
         raise ComposeError(f"source '{prefix}': there is no net in the folder {folder}", hint=hint)
     found = [net for home in homes for net in _nets_in(prefix, home)]
-    only_onnx = all(net.endswith(".onnx") for net in found)  # weights beside such nets are not theirs
+    only_onnx = all(is_onnx_path(net) for net in found)  # weights beside such nets are not theirs
     return [*found], [] if only_onnx else [weights for home in homes for weights in _files(home, _WEIGHTS)]
 
 

@@ -19,19 +19,26 @@ _BATCH = 32
 
 
 def onnx_net(
-    path: PathLike, *, pixels: str | None, size: tuple[int, int] | None = None, measured: bool = False
+    path: PathLike,
+    *,
+    pixels: str | None,
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    measured: bool = False,
 ) -> Document:
     """Describe the net of a file or PyTorch net: raw pixels, blue first, to probabilities, if `measured` with its data.
 
     pixels    how it expects images: a name of PIXELS or custom ones (`fusion.composition.pixels`)
     size      (height, width) of its images, where the file leaves them open, or takes their values as a row
+    channels  of a PyTorch net's images, with their size
     measured  read images and labels from a list that is still to be given, and compare the class scores with the labels
     Raises: ComposeError without pixels or sizes, and for a net that takes no images or cannot be run; OSError.
     """
-    place = onnx_path(path, (3, *size) if size else None)
+    place = os.fspath(path)
     if pixels is None:
         hint = f"give --pixels, one of {', '.join(PIXELS)}, or such as mean:104,117,123,std:1,order:bgr"
         raise ComposeError("how this net expects the pixels of images is not known", place=place, hint=hint)
+    place = onnx_path(path, (channels, *size) if size else None)
     graph = load_graph(place)
     text = read_onnx(Source("net", place, at=scores_value(graph), pixels=pixels), reference=True)
     net = read_net(text.document)
@@ -40,15 +47,15 @@ def onnx_net(
         names = ", ".join(layer.name for layer in inputs)
         raise ComposeError(f"a net with several inputs ({names}) takes no images", place=place)
     entry, scores = inputs[0].tops[0], str(text.logits)
-    channels, height, width = _sizes(graph, entry, size)
+    depth, height, width = _sizes(graph, entry, size)
     if measured:
-        image = f"new_height: {height} new_width: {width}{' is_color: false' if channels == 1 else ''}"
+        image = f"new_height: {height} new_width: {width}{' is_color: false' if depth == 1 else ''}"
         body = f'image_data_param {{ source: "" batch_size: {_BATCH} {image} }}'
         ends = [format_layer("data", "ImageData", [], [entry, "label"], body)]
         ends.append(format_layer("accuracy", "Accuracy", [scores, "label"], ["accuracy"]))
         ends.append(format_layer("loss", "SoftmaxWithLoss", [scores, "label"], ["loss"]))
     else:
-        shape = f"input_param {{ shape {{ dim: 1 dim: {channels} dim: {height} dim: {width} }} }}"
+        shape = f"input_param {{ shape {{ dim: 1 dim: {depth} dim: {height} dim: {width} }} }}"
         ends = [format_layer(entry, "Input", [], [entry], shape)]
         ends.append(format_layer("prob", "Softmax", [scores], ["prob"]))
     source = str(text.document)

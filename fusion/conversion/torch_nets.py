@@ -129,7 +129,8 @@ def _torchvision(name: str, weights: str, options: dict[str, Any], text: str) ->
         return module
 
     crops = [getattr(each.transforms(), "crop_size", [_SIZE[1]]) for each in models.get_model_weights(name)]
-    return _filled(make, options, state, weights, text), (3, *(crops[0] * 2)[:2])
+    side = crops[0][0] if crops else _SIZE[1]
+    return _filled(make, options, state, weights, text), (3, side, side)
 
 
 def _timm(name: str, weights: str, options: dict[str, Any], text: str) -> tuple[nn.Module, tuple[int, ...]]:
@@ -166,7 +167,7 @@ def _filled(
 def _built(make: Callable[..., nn.Module], options: dict[str, Any], text: str) -> nn.Module:
     try:
         module = make(**options)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of every kind: the code is the library's or the user's
         message = f"the net cannot be built: {str(error).partition(chr(10))[0]}"
         raise OnnxError(message, place=text, hint="give its options as NAME+KEY=VALUE+...") from error
     if not isinstance(module, nn.Module):
