@@ -31,6 +31,7 @@ PACKAGES = (
     *("fusion.distributed", "fusion.data", "fusion.pct", "fusion.layers", "fusion.nets", "fusion.verification"),
     *("fusion.export", "fusion.conversion", "fusion.composition", "fusion.merge", "fusion.surgery"),
     *("fusion.references", "fusion.report", "fusion.solver", "fusion.sweep", "fusion.serving", "fusion.job"),
+    "fusion.pycaffe",
     *("fusion", "tools", "fusion.__main__"),
 )
 TORCH_FREE = (

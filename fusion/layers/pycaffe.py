@@ -16,7 +16,7 @@ import numpy as np
 TRAIN, TEST = 0, 1
 
 
-class PythonBlob:
+class Blob:
     """Values and their gradients, as in pycaffe.
 
     data, diff  float32, or float64 where the net does; assign elements: `top[0].data[...] = x`
@@ -88,16 +88,16 @@ class PythonBlob:
         return self.shape[axis] if axis < len(self.shape) else 1
 
 
-class Blobs(list[PythonBlob]):
+class Blobs(list[Blob]):
     """The blobs that a layer learns or stores."""
 
-    def add_blob(self, *shape: int) -> PythonBlob:
+    def add_blob(self, *shape: int) -> Blob:
         """Append a blob of zeros and return it."""
-        self.append(PythonBlob(*shape))
+        self.append(Blob(*shape))
         return self[-1]
 
 
-class CaffeLayer:
+class Layer:
     """The base class `caffe.Layer`: derive from it and define `setup`, `reshape`, `forward` and `backward`.
 
     param_str  the text of `python_param.param_str`
@@ -120,16 +120,16 @@ class UserLayer(Protocol):
     phase: int
     blobs: Blobs
 
-    def setup(self, bottom: list[PythonBlob], top: list[PythonBlob]) -> None:
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Read the parameters and add blobs; called once."""
 
-    def reshape(self, bottom: list[PythonBlob], top: list[PythonBlob]) -> None:
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Set the shapes of the tops; called before every forward."""
 
-    def forward(self, bottom: list[PythonBlob], top: list[PythonBlob]) -> None:
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Fill the tops."""
 
-    def backward(self, top: list[PythonBlob], propagate_down: list[bool], bottom: list[PythonBlob]) -> None:
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         """Set the gradients of the bottoms, and add to those of the blobs."""
 
 
@@ -138,7 +138,7 @@ class _Caffe(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("caffe", "A stand-in for pycaffe with the names that Python layers need.")
-        self.Layer, self.TRAIN, self.TEST = CaffeLayer, TRAIN, TEST
+        self.Layer, self.TRAIN, self.TEST = Layer, TRAIN, TEST
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):

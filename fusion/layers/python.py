@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.errors import BuildError, FusionError, raise_all
-from fusion.layers.pycaffe import TEST, TRAIN, CaffeLayer, PythonBlob, UserLayer, stand_in
+from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
 from fusion.layers.registry import Context, Phase, layer
 from fusion.layers.uncompiled import keep_from_compiler
 from prototxt.errors import ShapeError
@@ -38,8 +38,8 @@ class Instance:
     """A user's object with its blobs, set up but not yet in a module."""
 
     user: UserLayer
-    bottoms: list[PythonBlob]
-    tops: list[PythonBlob]
+    bottoms: list[Blob]
+    tops: list[Blob]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _Session:
         param = layer.python_param
         user = new_user_layer(param.module, param.layer)
         user.param_str, user.phase = param.param_str, TRAIN if self.phase == "TRAIN" else TEST
-        bottoms, tops = [PythonBlob(*shape) for shape in shapes], [PythonBlob() for _ in layer.top]
+        bottoms, tops = [Blob(*shape) for shape in shapes], [Blob() for _ in layer.top]
         with stand_in(), _blame(layer.name, "setup"):
             user.setup(bottoms, tops)
             user.reshape(bottoms, tops)
@@ -113,7 +113,7 @@ def new_user_layer(module: str, name: str) -> UserLayer:
                 f"module '{module}' of a Python layer: {error}", hint="put its folder into PYTHONPATH"
             ) from error
         kind = getattr(loaded, name, None)
-        if not isinstance(kind, type) or not issubclass(kind, CaffeLayer):
+        if not isinstance(kind, type) or not issubclass(kind, Layer):
             raise BuildError(
                 f"module '{module}' has no class '{name}' that derives from caffe.Layer",
                 hint="import it after fusion if it was imported with another caffe",
@@ -209,7 +209,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def _set_data(blobs: Sequence[PythonBlob], arrays: Sequence[np.ndarray]) -> None:
+def _set_data(blobs: Sequence[Blob], arrays: Sequence[np.ndarray]) -> None:
     for blob, array in zip(blobs, arrays, strict=True):
         blob.set_data(array)
 

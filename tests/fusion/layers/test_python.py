@@ -219,14 +219,14 @@ def test_caffe_is_there_on_use_only() -> None:
     before = sys.modules.get("caffe")
     with pycaffe.stand_in():
         caffe = importlib.import_module("caffe")
-        assert caffe.Layer is pycaffe.CaffeLayer
+        assert caffe.Layer is pycaffe.Layer
         with pytest.raises(AttributeError, match=r"caffe\.Net does not exist here"):
             _ = caffe.Net
     assert sys.modules.get("caffe") is before
 
 
 def test_blobs_look_like_pycaffe_s() -> None:
-    blob = pycaffe.PythonBlob(2, 3, 4)
+    blob = pycaffe.Blob(2, 3, 4)
     assert (blob.num, blob.channels, blob.height, blob.width, blob.count) == (2, 3, 4, 1, 24)
     blob.data[...] = 1
     blob.reshape(4, 6)
