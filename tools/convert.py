@@ -62,6 +62,7 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
         "files always are")  # fmt: skip
     add("--prefix", metavar="P", help="for a state dict: the branch to write, without its prefix")
     add_options(result, "--pixels", note="with it the net takes 0 to 255, blue first, as Caffe's data layers give them")
+    add("--fold-pixels", action="store_true", help="fold --pixels into the weights of the first convolution")
     add(
         "--only-bvlc",
         action="store_true",
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
         options.error("--input-shape, --output-blob and --stage go with --deploy")
     if from_onnx and not arguments.weights and (is_onnx_path(arguments.input) or not is_onnx_path(arguments.output)):
         options.error("such a net becomes two files: IN OUT.prototxt WEIGHTS.caffemodel")
+    if arguments.fold_pixels and not arguments.pixels:
+        options.error("--fold-pixels goes with --pixels, which says what is folded")
     if not from_onnx and (arguments.weights or arguments.only_bvlc or arguments.pixels):
         options.error("WEIGHTS, --pixels and --only-bvlc go with an ONNX file or PyTorch net")
     if from_onnx and (arguments.deploy or arguments.upgrade or arguments.model):
@@ -104,6 +107,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
 
 def _to_caffe(arguments: argparse.Namespace) -> None:
     """Write an ONNX file or PyTorch net as a net and its weights, compared with it on noise before."""
+    from fusion.composition.fold_pixels import fold_pixels
     from fusion.composition.pixels import with_pixels
     from fusion.conversion.caffe_nets import to_caffe
     from prototxt.files import write_text
@@ -112,9 +116,11 @@ def _to_caffe(arguments: argparse.Namespace) -> None:
     from prototxt.text.parser import parse
 
     made = to_caffe(arguments.input, shapes=dict(arguments.input_shape), only_bvlc=arguments.only_bvlc)
+    if arguments.fold_pixels:
+        made = fold_pixels(made, arguments.pixels, arguments.input)
     document = parse(to_text(made.net), arguments.input)
-    if arguments.pixels:
-        document = with_pixels(document, arguments.pixels, made.net.name)
+    if arguments.pixels and not arguments.fold_pixels:
+        document = with_pixels(document, arguments.pixels, arguments.input)
     write_weights(arguments.weights, made.weights, net=made.net)
     write_text(arguments.output, str(document))
     if not arguments.quiet:
