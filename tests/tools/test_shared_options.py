@@ -147,16 +147,17 @@ def test_what_is_no_source_shape_or_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "size"),
-    [([], None), ([(1, 3)], None), ([(1, 3, 5), (1, 3, 6, 7), (1, 3, 8, 9), (1, 2, 3, 4, 5)], (6, 7))],
+    ("shapes", "size", "channels"),
+    [([], None, 3), ([(1, 4)], None, 3), ([(1, 3, 5), (1, 2, 6, 7), (1, 3, 8, 9), (1, 2, 3, 4, 5)], (6, 7), 2)],
 )
 def test_an_onnx_net_takes_the_size_of_the_first_input_of_images(
-    shapes: list[tuple[int, ...]], size: object, monkeypatch: pytest.MonkeyPatch
+    shapes: list[tuple[int, ...]], size: object, channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fusion.composition.onnx_net.onnx_net", lambda path, **given: (path, given))
     arguments: Any = SimpleNamespace(input_shape=[("x", shape) for shape in shapes], pixels="unit")
     for measured in ({}, {"measured": True}):
-        expected = ("net.ONNX", {"pixels": "unit", "size": size, "measured": bool(measured)})
+        options = {"pixels": "unit", "size": size, "channels": channels, "measured": bool(measured)}
+        expected = ("net.ONNX", options)
         assert net_or_onnx("net.ONNX", arguments, **measured) == expected  # type: ignore[comparison-overlap]
 
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from email.message import Message
 from types import SimpleNamespace
 from typing import Any
@@ -35,14 +35,20 @@ def answer(picture: bytes) -> dict[str, Any]:
     return {"answers": [len(picture)]}
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
+@contextmanager
+def serving() -> Iterator[Server]:
     with open_server(answer, {"nets": [], "notes": []}) as found:
         thread = threading.Thread(target=found.serve_forever, args=(0.05,))
         thread.start()
         yield found
         found.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    with serving() as found:
+        yield found
 
 
 def ask(
@@ -309,17 +315,18 @@ def test_pictures_are_taken_in_one_place(running: Server, path: str, status: int
     assert (found, json.loads(body)) == (status, {"error": "Send images to /answer."})
 
 
-def test_too_many_at_once_are_dropped_and_places_come_back(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_slots", threading.BoundedSemaphore(1))
-    assert [ask(running, body=png())[0] for _ in range(3)] == [200] * 3
-    assert running._slots.acquire(timeout=5)
-    with monkeypatch.context() as patched:
-        patched.setattr(server, "_QUEUE", 0.01)
-        with pytest.raises(OSError, match=r"without response|reset"):
-            ask(running, body=png())
-    running._slots.release()
-    assert ask(running, body=png())[0] == 200
-    assert running._slots.acquire(timeout=5)  # the last thread has ended
+def test_too_many_at_once_are_dropped_and_places_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MOST_REQUESTS", 1)
+    with serving() as found:
+        assert [ask(found, body=png())[0] for _ in range(3)] == [200] * 3
+        assert found._slots.acquire(timeout=5)
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "_QUEUE", 0.01)
+            with pytest.raises(OSError, match=r"without response|reset"):
+                ask(found, body=png())
+        found._slots.release()
+        assert ask(found, body=png())[0] == 200
+        assert found._slots.acquire(timeout=5)  # the last thread has ended
 
 
 def test_a_hanging_client_does_not_hold_up_the_end() -> None:
