@@ -1,19 +1,78 @@
-"""The part of pycaffe that a user's Python layer needs: blobs, the base class, and a stand-in for `import caffe`.
-
-The stand-in is installed only while a layer's code is loaded or runs; otherwise `import caffe` is unchanged.
-"""
+"""The part of pycaffe that layers need: blobs, which NumPy and torch both see, and the base class of Python layers."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
-from typing import Any, Protocol
+import math
+from enum import Enum
+from typing import Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 TRAIN, TEST = 0, 1
+Array = NDArray[np.floating]
+
+
+class _Newest(Enum):
+    """The copy of a memory on a GPU that has the newest values."""
+
+    BOTH, HOST, DEVICE = range(3)
+
+
+class Memory:
+    """Numbers that NumPy and torch both see, as Caffe's SyncedMemory.
+
+    On a CPU it is one piece of memory. On a GPU there are two copies; the older one is brought up to date when it is
+    used. NumPy's may be written until the next call of a layer; get it again after that, as in Caffe.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._room = tensor.view(-1)  # a smaller shape keeps the numbers that come after it
+        self._tensor = tensor
+        self._host: Tensor | None = None
+        self._newest = _Newest.DEVICE
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the sizes of all axes."""
+        return tuple(self._tensor.shape)
+
+    def array(self) -> Array:
+        """Return the numbers for NumPy, which may change them."""
+        if self._tensor.device.type == "cpu":
+            values: Array = self._tensor.numpy()
+            return values
+        if self._host is None:
+            self._host = torch.empty_like(self._tensor, device="cpu")
+        if self._newest is _Newest.DEVICE:
+            self._host.copy_(self._tensor)
+        self._newest = _Newest.HOST
+        copied: Array = self._host.numpy()
+        return copied
+
+    def read(self) -> Tensor:
+        """Return the numbers for torch, which must not change them."""
+        if self._newest is _Newest.HOST and self._host is not None:
+            self._tensor.copy_(self._host)
+            self._newest = _Newest.BOTH
+        return self._tensor
+
+    def write(self) -> Tensor:
+        """Return the numbers for torch, which changes all or some of them."""
+        tensor = self.read()
+        self._newest = _Newest.DEVICE
+        return tensor
+
+    def reshape(self, shape: tuple[int, ...]) -> None:
+        """Change the shape; the numbers stay where there is room for them, else all are 0."""
+        count = math.prod(shape)
+        tensor = self.read()
+        if count > self._room.numel():
+            self._room = torch.zeros(count, dtype=tensor.dtype, device=tensor.device)
+        self._tensor = self._room[:count].view(shape)
+        self._host, self._newest = None, _Newest.DEVICE
 
 
 class Blob:
@@ -22,29 +81,41 @@ class Blob:
     data, diff  float32, or float64 where the net does; assign elements: `top[0].data[...] = x`
     """
 
-    def __init__(self, *shape: int, dtype: type[np.floating[Any]] = np.float32) -> None:
-        self._data = np.zeros(shape, dtype)
-        self._diff = np.zeros(shape, dtype)
+    def __init__(self, *shape: int) -> None:
+        self._data = Memory(torch.zeros(shape))
+        self._diff: Memory | None = None
 
     @property
-    def data(self) -> np.ndarray:
+    def data(self) -> Array:
         """Return the values."""
+        return self._data.array()
+
+    @property
+    def diff(self) -> Array:
+        """Return the gradients."""
+        return self.gradients.array()
+
+    @property
+    def values(self) -> Memory:
+        """Return the values for torch too."""
         return self._data
 
     @property
-    def diff(self) -> np.ndarray:
-        """Return the gradients."""
+    def gradients(self) -> Memory:
+        """Return the gradients for torch too, at first zeros."""
+        if self._diff is None:
+            self._diff = Memory(torch.zeros_like(self._data.read()))
         return self._diff
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the sizes of all axes."""
-        return tuple(self._data.shape)
+        return self._data.shape
 
     @property
     def count(self) -> int:
         """Return the number of values."""
-        return self._data.size
+        return math.prod(self.shape)
 
     @property
     def num(self) -> int:
@@ -67,22 +138,25 @@ class Blob:
         return self._legacy(3)
 
     def reshape(self, *shape: int) -> None:
-        """Change the shape; the values are kept only if the count is the same."""
+        """Change the shape; as in Caffe, the memory is kept unless it is too small, and then all values are 0."""
         sizes = tuple(int(size) for size in shape)
         if sizes == self.shape:
             return
-        same = int(np.prod(sizes)) == self.count
-        self._data = self._data.reshape(sizes) if same else np.zeros(sizes, self._data.dtype)
-        self._diff = self._diff.reshape(sizes) if same else np.zeros(sizes, self._data.dtype)
+        self._data.reshape(sizes)
+        if self._diff is not None:
+            self._diff.reshape(sizes)
 
-    def set_data(self, data: np.ndarray) -> None:
-        """Set the values, and the gradients to 0."""
-        self._data = data
-        self._diff = np.zeros_like(data)
+    def set_values(self, values: Tensor) -> None:
+        """Use this tensor's memory for the values, and set the gradients to 0."""
+        self._data, self._diff = Memory(values), None
 
-    def set_gradient(self, diff: np.ndarray) -> None:
-        """Set the gradients."""
-        self._diff = diff
+    def set_gradients(self, gradients: Tensor) -> None:
+        """Use this tensor's memory for the gradients."""
+        self._diff = Memory(gradients)
+
+    def share_values(self, other: Blob) -> None:
+        """Use the memory of another blob's values."""
+        self._data = other._data
 
     def _legacy(self, axis: int) -> int:
         return self.shape[axis] if axis < len(self.shape) else 1
@@ -103,11 +177,13 @@ class Layer:
     param_str  the text of `python_param.param_str`
     phase      caffe.TRAIN or caffe.TEST
     blobs      the blobs that the layer learns; `setup` adds them
+    type       "Python"
     """
 
     param_str: str = ""
     phase: int = TEST
     blobs: Blobs
+    type = "Python"
 
     def __init__(self, *args: object) -> None:
         self.blobs = Blobs()
@@ -119,6 +195,7 @@ class UserLayer(Protocol):
     param_str: str
     phase: int
     blobs: Blobs
+    type: str
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Read the parameters and add blobs; called once."""
@@ -131,35 +208,3 @@ class UserLayer(Protocol):
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         """Set the gradients of the bottoms, and add to those of the blobs."""
-
-
-class _Caffe(ModuleType):
-    """The module that `import caffe` finds."""
-
-    def __init__(self) -> None:
-        super().__init__("caffe", "A stand-in for pycaffe with the names that Python layers need.")
-        self.Layer, self.TRAIN, self.TEST = Layer, TRAIN, TEST
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise AttributeError(
-            f"caffe.{name} does not exist here: a Python layer has caffe.Layer, caffe.TRAIN and caffe.TEST"
-        )
-
-
-_caffe = _Caffe()
-
-
-@contextmanager
-def stand_in() -> Iterator[None]:
-    """Install the stand-in as `caffe`, even over a real pycaffe, whose layers could not run here."""
-    real = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "caffe"}
-    for name in real:
-        del sys.modules[name]
-    sys.modules["caffe"] = _caffe
-    try:
-        yield
-    finally:
-        del sys.modules["caffe"]
-        sys.modules.update(real)

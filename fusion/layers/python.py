@@ -6,6 +6,7 @@ commands, or FUSION_ALLOW_PYTHON=1 in the environment.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fusion.errors import BuildError, FusionError, raise_all
-from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
+from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer
 from fusion.layers.registry import Context, Phase, layer
 from fusion.layers.uncompiled import keep_from_compiler
+from fusion.stand_in import stand_in
 from prototxt.errors import ShapeError
 from prototxt.shapes.dimensions import is_known
 from prototxt.shapes.special import python_shapes
@@ -144,8 +145,7 @@ class PythonLayer(nn.Module):
         self.instance, self.name = instance, name
         self.caffe_params = tuple(f"blob{index}" for index in range(len(instance.user.blobs)))
         for attribute, blob in zip(self.caffe_params, instance.user.blobs, strict=True):
-            filled = torch.from_numpy(blob.data.copy()).to(torch.get_default_device())
-            setattr(self, attribute, nn.Parameter(filled))
+            setattr(self, attribute, nn.Parameter(blob.values.read().to(torch.get_default_device())))
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the user's forward on bottoms of any shapes."""
@@ -160,58 +160,52 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, module: PythonLayer, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Map the first `count` tensors, the bottoms, and the blobs to the tops."""
-        instance, arrays = module.instance, [_array(tensor) for tensor in tensors]
-        _set_data(instance.bottoms, arrays[:count])
-        _set_data(instance.user.blobs, arrays[count:])
-        precision = np.result_type(np.float32, *(array.dtype for array in arrays))
-        _set_data(instance.tops, [np.zeros(top.shape, precision) for top in instance.tops])
+        user, bottoms, tops = module.instance.user, module.instance.bottoms, module.instance.tops
+        _set_values(bottoms, [_copy(tensor) for tensor in tensors[:count]])
+        _set_values(user.blobs, tensors[count:])  # themselves: layers with running statistics update their blobs
+        precision = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+        _set_values(tops, [torch.zeros(top.shape, dtype=precision, device="cpu") for top in tops])
         with stand_in(), _blame(module.name, "forward"):
-            instance.user.reshape(instance.bottoms, instance.tops)
-            instance.user.forward(instance.bottoms, instance.tops)
-        # The user's forward may update its blobs, as layers with running statistics do.
-        for tensor, blob in zip(tensors[count:], instance.user.blobs, strict=True):
-            if not np.array_equal(blob.data, _array(tensor), equal_nan=True):
-                tensor.copy_(torch.from_numpy(blob.data))
+            user.reshape(bottoms, tops)
+            user.forward(bottoms, tops)
+        for blob in user.blobs:
+            blob.values.read()  # on a GPU, brings the user's changes there
         ctx.module, ctx.count, ctx.likes = module, count, tensors
         # Copies: the object has one set of blobs, which a later forward overwrites before this one's backward.
-        ctx.arrays = [blob.data.copy() for blob in (*instance.bottoms, *instance.tops)]
+        ctx.values = [blob.values.read().clone() for blob in (*bottoms, *tops)]
         device = tensors[0].device if tensors else None
-        return tuple(torch.from_numpy(top.data.copy()).to(device) for top in instance.tops)
+        return tuple(top.values.read().clone().to(device) for top in tops)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of bottoms and blobs."""
-        instance, count = ctx.module.instance, ctx.count
-        _set_data(instance.bottoms, ctx.arrays[:count])
-        _set_data(instance.tops, ctx.arrays[count:])
-        _set_data(instance.user.blobs, [_array(tensor) for tensor in ctx.likes[count:]])
-        for top, gradient in zip(instance.tops, gradients, strict=True):
-            top.set_gradient(_array(gradient).astype(top.data.dtype, copy=False))
-        needed = list(ctx.needs_input_grad[2:])
-        if not hasattr(instance.user, "backward"):
+        count, needed = ctx.count, list(ctx.needs_input_grad[2:])
+        user, bottoms, tops = ctx.module.instance.user, ctx.module.instance.bottoms, ctx.module.instance.tops
+        _set_values((*bottoms, *tops, *user.blobs), (*ctx.values, *ctx.likes[count:]))
+        for top, gradient in zip(tops, gradients, strict=True):
+            top.set_gradients(_copy(gradient).to(top.values.read().dtype))
+        if not hasattr(user, "backward"):
             raise FusionError(
                 f"layer '{ctx.module.name}': its class has no backward", hint="define it, or propagate_down: false"
             )
         with stand_in(), _blame(ctx.module.name, "backward"):
-            instance.user.backward(instance.tops, needed[:count], instance.bottoms)
-        blobs = (*instance.bottoms, *instance.user.blobs)
+            user.backward(tops, needed[:count], bottoms)
         results = [
-            torch.from_numpy(blob.diff.copy()).to(like) if need else None
-            for blob, like, need in zip(blobs, ctx.likes, needed, strict=True)
+            blob.gradients.read().clone().to(like) if need else None
+            for blob, like, need in zip((*bottoms, *user.blobs), ctx.likes, needed, strict=True)
         ]
         return (None, None, *results)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def _copy(tensor: Tensor) -> Tensor:
     """Return a copy on the CPU, in float64 for float64, else in float32."""
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    array: np.ndarray = tensor.detach().to("cpu", dtype).contiguous().numpy().copy()
-    return array
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 
-def _set_data(blobs: Sequence[Blob], arrays: Sequence[np.ndarray]) -> None:
-    for blob, array in zip(blobs, arrays, strict=True):
-        blob.set_data(array)
+def _set_values(blobs: Sequence[Blob], tensors: Sequence[Tensor]) -> None:
+    for blob, tensor in zip(blobs, tensors, strict=True):
+        blob.set_values(tensor.detach())
 
 
 def brings_data(layer: LayerParameter) -> bool:
