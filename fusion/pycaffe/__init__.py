@@ -19,6 +19,11 @@ TRAIN, TEST = 0, 1
 
 if TYPE_CHECKING:
     from fusion.layers.pycaffe import Blob as Blob, Layer as Layer
+    from fusion.pycaffe import (
+        io as io,
+        net_spec as net_spec,
+        proto as proto,
+    )
     from fusion.pycaffe.mode import (
         has_nccl as has_nccl,
         init_log as init_log,
@@ -34,5 +39,12 @@ if TYPE_CHECKING:
         solver_count as solver_count,
         solver_rank as solver_rank,
     )
+    from fusion.pycaffe.net_spec import (
+        NetSpec as NetSpec,
+        layers as layers,
+        params as params,
+        to_proto as to_proto,
+    )
+    from fusion.stand_in import install as install
 else:
     __getattr__, __dir__ = lazy_exports(__name__)

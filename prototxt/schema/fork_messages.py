@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from prototxt.schema import messages
 
-globals().update(messages._names(messages.POOL.FindFileByName("forks.proto")))
+globals().update(messages.file_names(messages.POOL.FindFileByName("forks.proto")))

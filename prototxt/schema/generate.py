@@ -12,7 +12,10 @@ from pathlib import Path
 
 SCHEMA = Path(__file__).parent
 PROTOS = ("caffe.proto", "forks.proto")
-_POOL = b"from google.protobuf.descriptor_pool import DescriptorPool as _DescriptorPool\nPOOL: _DescriptorPool\n"
+_MODULE = b"""from google.protobuf.descriptor_pool import DescriptorPool as _DescriptorPool
+POOL: _DescriptorPool
+def file_names(file: _descriptor.FileDescriptor) -> dict[str, object]: ...
+"""
 STUBS = {"caffe_pb2.pyi": "messages.pyi", "forks_pb2.pyi": "fork_messages.pyi"}
 
 
@@ -25,7 +28,7 @@ def compile_schema(folder: Path) -> dict[str, bytes]:
     files = {"schema.binpb": (folder / "schema.binpb").read_bytes()}
     for stub, name in STUBS.items():
         files[name] = _stub((folder / stub).read_text()).encode()
-    files["messages.pyi"] += _POOL
+    files["messages.pyi"] += _MODULE
     return files
 
 

@@ -20,7 +20,8 @@ def _load(path: Path) -> None:
         POOL.AddSerializedFile(file.SerializeToString())
 
 
-def _names(file: FileDescriptor) -> dict[str, object]:
+def file_names(file: FileDescriptor) -> dict[str, object]:
+    """Return the names that a generated module of the file would have: message classes, enums and their values."""
     names: dict[str, object] = {"DESCRIPTOR": file}
     for name, descriptor in file.message_types_by_name.items():
         names[name] = message_factory.GetMessageClass(descriptor)
@@ -32,4 +33,4 @@ def _names(file: FileDescriptor) -> dict[str, object]:
 
 
 _load(Path(__file__).parent / "schema.binpb")
-globals().update(_names(POOL.FindFileByName("caffe.proto")))
+globals().update(file_names(POOL.FindFileByName("caffe.proto")))
