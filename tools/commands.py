@@ -27,6 +27,7 @@ COMMANDS = {
         "export": ("export", "write a trained net as an ONNX model"),
         "surgery": ("surgery", "fold, re-head, reshape, strip and average trained nets"),
     },
+    "Caffe's Python": {"pycaffe": ("pycaffe", "run a script that was written for Caffe's Python module")},
     "files": {
         "show": ("show", "show a net, solver, weights or mean image, and draw a net's graph"),
         "convert": ("convert", "convert Caffe files to other forms, and make databases and mean images"),

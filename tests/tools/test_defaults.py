@@ -29,6 +29,7 @@ NEEDED: dict[str, str] = {
     "report": "--old+ --new+",
     "predict": "net images*",
     "export": "net weights --output",
+    "pycaffe": "script",
     "show": "input",
     "convert": "input output",
     "completion": "shell",
