@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from fusion.conversion.net_names import is_torch_net
 from fusion.conversion.onnx_files import onnx_path
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.normalize import load_graph
@@ -54,8 +55,12 @@ def to_caffe(
 def _onnx_path(source: PathLike | nn.Module, example: Tensor | tuple[Tensor, ...] | None,
                shapes: Mapping[str, tuple[int | None, ...]] | None) -> str:  # fmt: skip
     if isinstance(source, (str, os.PathLike)):
-        given = next(iter((shapes or {}).values()), None)
-        return onnx_path(source, tuple(int(size or 1) for size in given[1:]) if given else None)
+        given = next(iter((shapes or {}).values()), ())[1:]
+        sizes = tuple(size for size in given if size is not None)
+        if is_torch_net(source) and len(sizes) < len(given):
+            raise OnnxError("a PyTorch net is converted for one size of its input", place=os.fspath(source),
+                            hint="give all sizes after the batch")  # fmt: skip
+        return onnx_path(source, sizes or None)
     from fusion.conversion.export_module import module_onnx
 
     return module_onnx(source, example)

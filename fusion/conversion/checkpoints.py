@@ -6,7 +6,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from fusion.errors import SHOWN, WeightsMismatch
 
 StateDict = dict[str, Tensor]
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
 _SAVE = 'save its tensors alone: torch.save(net.state_dict(), "net.pth")'
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     """Read the tensors of a .pth, .pt, .ckpt or .safetensors file.
 
-    A checkpoint that has its state dict under a usual key, such as `state_dict` of Lightning's, is opened there.
+    A checkpoint that has one state dict under a key, such as `state_dict` of Lightning's, is opened there.
     Raises: WeightsMismatch for a TorchScript archive, a pickled module, and a file without a state dict; OSError.
     """
     place = os.fspath(path)
@@ -64,11 +63,6 @@ def _read_safetensors(place: str) -> StateDict:
 
 
 def _unreadable(place: str, error: Exception) -> WeightsMismatch:
-    if is_torchscript(place):
-        hint = "load it in Python with torch.jit.load, and save its state_dict() as .pth"
-        return WeightsMismatch(
-            "it is a TorchScript archive, which holds a program beside its tensors", place=place, hint=hint
-        )
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
         text = "it holds pickled Python objects, which are not loaded because they can run code"
         return WeightsMismatch(text, place=place, hint=f"where you trust it, load it in Python, and {_SAVE}")
@@ -86,16 +80,20 @@ def is_torchscript(path: str) -> bool:
 
 
 def _state_dicts(content: object) -> dict[str, Mapping[str, Tensor]]:
-    """Return the state dicts in a checkpoint by their keys; "" for the checkpoint itself."""
-    if not isinstance(content, Mapping):
-        return {}
-    if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+    """Return the state dicts in a checkpoint by their keys; "" for the checkpoint itself.
+
+    Of averaged weights beside the trained ones only the user knows which are meant, so that no key is preferred.
+    """
+    if _is_state_dict(content):
         return {"": content}
-    inner = {key: _state_dicts(content[key]) for key in content if isinstance(content[key], Mapping)}
-    whole = {str(key): found[""] for key, found in inner.items() if "" in found}
-    named = {key: value for key, value in whole.items() if key in _WRAPPERS}
-    # Averaged weights beside the trained ones: which of them is meant, only the user knows.
-    return named if len(named) == 1 and len(whole) == 1 else whole
+    items = content.items() if isinstance(content, Mapping) else ()
+    return {str(key): value for key, value in items if _is_state_dict(value)}
+
+
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
 
 
 def load_strictly(module: nn.Module, state: StateDict, place: str) -> None:

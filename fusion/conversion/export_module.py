@@ -35,9 +35,7 @@ def export_module(net: TorchNet, path: str | os.PathLike[str]) -> None:
     names = ["data"] if len(net.example) == 1 else None
     with _evaluating(net.module), quiet_torch():
         try:
-            program = torch.onnx.export(
-                net.module, net.example, dynamo=True, optimize=False, input_names=names, verbose=False
-            )
+            program = torch.onnx.export(net.module, net.example, dynamo=True, optimize=False, input_names=names)
         except Exception as error:  # the exporter raises errors of every kind, with pages of text
             text = str(error.__cause__ or error).strip().partition("\n")[0]
             hint = "write it as an ONNX file with torch.onnx.export in the way that suits it, and give that"

@@ -80,9 +80,9 @@ def _tensors(layer: LayerParameter, stem: str, arrays: Sequence[NDArray[Any]]) -
         means = [key.removesuffix(_MEAN) for key in named if key.endswith(_MEAN)]
         return {**named, **{f"{mean}.num_batches_tracked": np.zeros((), np.int64) for mean in means}}
     if layer.type == "BatchNorm":
-        factor = float(arrays[2].reshape(-1)[0])
+        factor = float(arrays[2].item())
         scale = 1 / factor if factor else 0.0  # as Caffe reads it
-        mean, variance = (array.reshape(-1) * np.float32(scale) for array in arrays[:2])
+        mean, variance = (array.ravel() * np.float32(scale) for array in arrays[:2])
         batches = np.zeros((), np.int64)
         return {f"{stem}.running_mean": mean, f"{stem}.running_var": variance, f"{stem}.num_batches_tracked": batches}
     names = _WEIGHTED.get(layer.type)
@@ -107,9 +107,8 @@ def _beyond_one(shape: Sequence[int]) -> list[int]:
 
 
 def _as_in_torch(layer: LayerParameter, array: NDArray[Any]) -> NDArray[Any]:
-    if layer.type == "InnerProduct" and array.ndim > 1 and layer.inner_product_param.transpose:
-        return np.ascontiguousarray(array.T)
-    return array.reshape(1) if array.ndim == 0 else array
+    transposed = layer.type == "InnerProduct" and layer.inner_product_param.transpose
+    return np.atleast_1d(np.ascontiguousarray(array.T) if transposed else array)
 
 
 def write_state_dict(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> None:

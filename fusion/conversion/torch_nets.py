@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,8 @@ from prototxt.errors import did_you_mean
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-_SIZE = (3, 224, 224)
+_SIDE = 224
+_SIZE = (3, _SIDE, _SIDE)
 _FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's switch: no call can load more than tensors
 _TRANSFORMS = ("googlenet", "inception_v3")  # nets of torchvision whose own weights want other pixels than all others
 
@@ -128,8 +130,8 @@ def _torchvision(name: str, weights: str, options: dict[str, Any], text: str) ->
         module: nn.Module = models.get_model(name, weights=None, **given)
         return module
 
-    crops = [getattr(each.transforms(), "crop_size", [_SIZE[1]]) for each in models.get_model_weights(name)]
-    side = crops[0][0] if crops else _SIZE[1]
+    crops = [getattr(each.transforms(), "crop_size", [_SIDE]) for each in models.get_model_weights(name)]
+    side = crops[0][0] if crops else _SIDE
     return _filled(make, options, state, weights, text), (3, side, side)
 
 
@@ -184,18 +186,21 @@ def _takes_classes(make: Callable[..., nn.Module], options: dict[str, Any]) -> b
 
 def _classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes of weights that differ from a net's in their classifiers alone, else None."""
-    unlike = {(own[key].shape, state[key].shape) for key in own if key in state and own[key].shape != state[key].shape}
-    sizes = {(len(mine) and mine[0], len(other) and other[0]) for mine, other in unlike if mine[1:] == other[1:]}
-    return next(iter(sizes))[1] if len(sizes) == 1 and all(mine[1:] == other[1:] for mine, other in unlike) else None
+    unlike = [(own[key].shape, state[key].shape) for key in own if key in state and own[key].shape != state[key].shape]
+    if any(len(mine) != len(other) or mine[1:] != other[1:] for mine, other in unlike):
+        return None
+    sizes = {(mine[0], other[0]) for mine, other in unlike}
+    return sizes.pop()[1] if len(sizes) == 1 else None
 
 
 def _callable(path: str, name: str) -> Callable[..., nn.Module]:
     """Return a class or function of a Python file, which is run. Raises: OnnxError, OSError."""
     os.stat(path)
-    spec = importlib.util.spec_from_file_location(os.path.splitext(os.path.basename(path))[0], path)
-    if spec is None or spec.loader is None:
-        raise OnnxError("this is no Python file", place=path)
-    module = importlib.util.module_from_spec(spec)
+    # Not the stem alone, which may be the name of a library.
+    spec = importlib.util.spec_from_file_location(f"net_file_{Path(path).stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look it up
     folder = os.path.dirname(os.path.abspath(path))
     sys.path.insert(0, folder)  # as `python FILE` does: it may import its neighbours
     try:
@@ -225,13 +230,12 @@ def _program(path: str) -> TorchNet:
         text = str(error).partition("\n")[0]
         hint = "write it with torch.export.save"
         raise OnnxError(f"it is no exported program: {text}", place=path, hint=hint) from error
-    name = os.path.splitext(os.path.basename(path))[0]
     inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if not all(isinstance(one, Tensor) for one in inputs):
         raise OnnxError("it has inputs that are no tensors", place=path, hint="export the net with tensors as inputs")
     sizes = [[size if isinstance(size, int) else 2 for size in value.shape] for value in inputs]
     example = (torch.zeros(size, dtype=one.dtype) for size, one in zip(sizes, inputs, strict=True))
-    return TorchNet(name, program, tuple(example))
+    return TorchNet(Path(path).stem, program, tuple(example))
 
 
 @contextlib.contextmanager

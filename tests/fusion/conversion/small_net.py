@@ -35,3 +35,8 @@ def trained(**options: int) -> Small:
 
 class Thing:
     """No net."""
+
+
+def _hidden() -> Small:
+    """Return a net, but not to other files."""
+    return trained()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from caffe_fusion_tools import compose, convert, merge, verify
@@ -13,15 +15,21 @@ from small_net import Small
 from torch.nn import functional as F
 
 import fusion
+from fusion.conversion import caffe_nets
 from fusion.conversion.caffe_nets import to_caffe
 from fusion.conversion.state_dicts import to_state_dict, write_state_dict
 from fusion.errors import ComposeError, OnnxError, WeightsMismatch
 from fusion.nets.build import build, params
 from fusion.nets.weights import load_weights
+from fusion.onnx.graphs.graph import Graph
+from fusion.onnx.to_caffe import CaffeNet, convert_graph
 from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.encode import to_text
 from prototxt.schema.load import load_net
 from prototxt.text.parser import parse
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "onnx" / "graphs"))  # the other room's helper
+from graphs import model, node
 
 pytest.importorskip("onnxruntime")
 NOISE = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -262,6 +270,36 @@ def test_a_pytorch_net_as_an_onnx_file(small: Small, capsys: pytest.CaptureFixtu
     assert "fc" in to_text(made.net)
     with pytest.raises(OnnxError, match="an example of its input"):
         to_caffe(small)
+    with pytest.raises(OnnxError, match=r"nets\.py:Small:small\.pth: a PyTorch net is converted for one size"):
+        to_caffe("nets.py:Small:small.pth", shapes={"data": (1, 3, None, 8)})
+
+
+def test_a_conversion_is_compared_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that the file leaves open are given; a net that answers otherwise is not handed out."""
+    nodes = [node("Transpose", "x", "t", perm=[0, 2, 1, 3]), node("Mul", "t f", "y")]
+    path = tmp_path / "net.onnx"
+    onnx.save(model(nodes, {"f": 3.0}, shape=("N", 2, "h", "w")), path)
+    shapes = {"x": (None, 2, 3, 4)}
+    made = to_caffe(path, shapes=shapes)
+    assert made.notes[0] == "within 0.0e+00 of ONNX Runtime's largest output"
+    assert [(layer.name, layer.type) for layer in made.net.layer] == [("x", "Input"), ("t", "Permute"), ("y", "Power")]
+    with pytest.raises(OnnxError, match=r"only forks of Caffe have: Permute"):
+        to_caffe(path, shapes=shapes, only_bvlc=True)
+
+    def wrongly(graph: Graph, **settings: bool) -> CaffeNet:
+        found = convert_graph(graph, **settings)
+        found.net.layer[-1].power_param.scale = 3.001
+        return found
+
+    monkeypatch.setattr(caffe_nets, "convert_graph", wrongly)
+    with pytest.raises(OnnxError, match=r"net\.onnx: the converted net differs from it by 3\.3e-04 of its largest"):
+        to_caffe(path, shapes=shapes)
+    monkeypatch.setattr(caffe_nets, "find_spec", lambda name: None)
+    made = to_caffe(path, shapes=shapes)
+    assert made.notes == (
+        "not checked, since onnxruntime is not installed",
+        "BVLC Caffe has no Permute; forks have it: SSD",
+    )
 
 
 def test_a_job_converts_once_and_hands_on_what_it_wrote(small: Small) -> None:

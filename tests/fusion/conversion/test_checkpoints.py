@@ -12,7 +12,7 @@ import torch
 from small_net import Small
 
 from fusion.conversion.checkpoints import load_strictly, read_state_dict
-from fusion.errors import WeightsMismatch
+from fusion.errors import SHOWN, WeightsMismatch
 
 
 class Running:
@@ -22,10 +22,11 @@ class Running:
         return Path.mkdir, (Path("was_run"),)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", 0])
 def test_a_state_dict_is_found_under_its_usual_keys(key: str, small: Small) -> None:
     state = small.state_dict()
-    torch.save({key: state, "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}}, "checkpoint.pth")
+    more = {"epoch": 3, "loss": torch.tensor(0.1), "optimizer": {"state": {}, "lr": torch.tensor(0.1), "steps": 2}}
+    torch.save({key: state, **more}, "checkpoint.pth")
     found = read_state_dict("checkpoint.pth")
     assert list(found) == list(state)
     assert all(torch.equal(found[name], state[name]) for name in state)
@@ -43,6 +44,19 @@ def test_a_prefix_of_all_keys_is_dropped(prefix: str, small: Small) -> None:
     other = Small()
     load_strictly(other, state, "small.pth")
     assert all(torch.equal(value, small.state_dict()[key]) for key, value in other.state_dict().items())
+
+
+def test_a_name_that_all_keys_of_the_module_begin_with_is_kept() -> None:
+    """Also where the weights have one key more, and it is the only one that the module lacks."""
+    module = torch.nn.ModuleDict({"features": torch.nn.Linear(2, 1)})
+    state = {"features.weight": torch.tensor([[3.0, 4.0]]), "features.bias": torch.tensor([5.0])}
+    load_strictly(module, state, "a.pth")
+    assert {key: value.tolist() for key, value in module.state_dict().items()} == {
+        "features.weight": [[3, 4]],
+        "features.bias": [5],
+    }
+    with pytest.raises(WeightsMismatch, match=r"'features\.more' is unknown"):
+        load_strictly(module, {**state, "features.more": torch.ones(1)}, "a.pth")
 
 
 def test_safetensors(small: Small) -> None:
@@ -76,7 +90,7 @@ def test_damaged_files(content: bytes, says: str, small: Small) -> None:
 
 
 def test_files_without_a_state_dict(small: Small) -> None:
-    for content in ({"epoch": 3}, [1, 2], {"lr": {"a": 0.1}}, {}):
+    for content in ({"epoch": 3}, [1, 2], {"lr": {"a": 0.1}}, {}, {"state_dict": {}}, {0: torch.ones(1)}):
         torch.save(content, "other.pth")
         with pytest.raises(WeightsMismatch, match="it holds no state dict"):
             read_state_dict("other.pth")
@@ -99,13 +113,26 @@ def test_every_key_that_does_not_fit_is_listed(small: Small) -> None:
     state = small.state_dict()
     state["more.weight"] = state.pop("fc.bias")
     state["conv.weight"] = torch.zeros(4, 4, 1, 1)
+    state["stem.1.num_batches_tracked"] = torch.zeros(1, dtype=torch.int64)
     before = {key: value.clone() for key, value in small.state_dict().items()}
     with pytest.raises(WeightsMismatch) as raised:
         load_strictly(small, state, "small.pth")
     lines = str(raised.value).splitlines()
-    assert [re.sub(r"^ +", "", line) for line in lines[1:4]] == [
+    assert [re.sub(r"^ +", "", line) for line in lines[1:5]] == [
         "'fc.bias' is missing",
         "'more.weight' is unknown",
+        "'stem.1.num_batches_tracked' is 1, not a number",
         "'conv.weight' is 4x4x1x1, not 4x4x3x3",
     ]
     assert all(torch.equal(value, before[key]) for key, value in small.state_dict().items())
+
+
+@pytest.mark.parametrize("more", [0, 2])
+def test_long_lists_are_cut(more: int) -> None:
+    state = {f"{number}.{number}": torch.ones(1) for number in range(SHOWN - 2 + more)}
+    with pytest.raises(WeightsMismatch) as raised:
+        load_strictly(torch.nn.Linear(1, 1), state, "a.pth")
+    lines = raised.value.message.splitlines()[1:]
+    last = [f"    ... and {more} more"] if more else []
+    assert lines == ["    'weight' is missing", "    'bias' is missing",
+                     *(f"    '{number}.{number}' is unknown" for number in range(SHOWN - 2)), *last]  # fmt: skip

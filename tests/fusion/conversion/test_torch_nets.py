@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from small_net import Small
 from fusion.conversion.export_module import export_module, module_onnx
 from fusion.conversion.net_names import holds_its_weights, is_torch_net, net_files
 from fusion.conversion.onnx_files import onnx_path
-from fusion.conversion.torch_nets import TorchNet, open_torch_net
+from fusion.conversion.torch_nets import TorchNet, _classes, _options, open_torch_net
 from fusion.errors import OnnxError, WeightsMismatch
 from fusion.onnx.graphs import load_graph
 from fusion.onnx.to_torch import OnnxNet
@@ -49,6 +52,32 @@ def test_a_class_in_a_file(small: Small) -> None:
     net = open_torch_net("nets.py:Small:small.pth", (3, 8, 8))
     assert (net.name, [tuple(one.shape) for one in net.example]) == ("Small", [(1, 3, 8, 8)])
     assert torch.equal(net.module.eval()(NOISE), small(NOISE))  # type: ignore[operator, union-attr]
+    assert tuple(open_torch_net("nets.py:Small:small.pth").example[0].shape) == (1, 3, 224, 224)
+
+
+def test_a_file_is_run_as_python_runs_it(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its neighbours come before other modules of their names; it may be called like a library, and has dataclasses."""
+    Path("mine").mkdir()
+    Path("others").mkdir()
+    Path("mine/neighbour.py").write_text("WIDTH = 4\n")
+    Path("others/neighbour.py").write_text("WIDTH = 6\n")
+    Path("mine/numpy.py").write_text("""from __future__ import annotations
+from dataclasses import dataclass
+import neighbour
+from small_net import Small
+
+@dataclass
+class Settings:
+    width: int = neighbour.WIDTH
+
+def make():
+    return Small(width=Settings().width)
+""")
+    monkeypatch.syspath_prepend("others")
+    before = sys.path[:], sys.modules["numpy"]
+    assert open_torch_net("mine/numpy.py:make:small.pth").module.conv.out_channels == 4  # type: ignore[union-attr]
+    assert (sys.path, sys.modules["numpy"]) == before
+    monkeypatch.delitem(sys.modules, "neighbour")
 
 
 def test_the_number_of_classes_is_that_of_the_weights(small: Small) -> None:
@@ -60,6 +89,39 @@ def test_the_number_of_classes_is_that_of_the_weights(small: Small) -> None:
     with pytest.raises(WeightsMismatch, match=r"'stem\.0\.weight' is 6x3x3x3, not 4x3x3x3"):
         open_torch_net("nets.py:Small:wide.pth")
     assert open_torch_net("nets.py:Small+width=6:wide.pth").module.conv.out_channels == 6  # type: ignore[union-attr]
+    Path("makers.py").write_text("""from small_net import Small
+def make(**options):
+    return Small(**options)
+def fixed(width=4):
+    return Small(width=width)
+""")
+    assert open_torch_net("makers.py:make:nine.pth").module.fc.out_features == 9  # type: ignore[union-attr]
+    with pytest.raises(WeightsMismatch, match=r"'fc\.weight' is 9x4, not 5x4"):
+        open_torch_net("makers.py:fixed:nine.pth")
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "classes"),
+    [
+        ((9, 4), (9,), 9),
+        ((9, 4), None, 9),
+        ((5, 4), (5,), None),
+        ((9, 4), (8,), None),
+        ((9, 6), (9,), None),
+        ((5, 4), (), None),
+    ],
+)
+def test_weights_tell_their_number_of_classes(
+    weight: tuple[int, ...], bias: tuple[int, ...] | None, classes: int | None
+) -> None:
+    own = {"other": torch.zeros(3), "fc.weight": torch.zeros(5, 4), "fc.bias": torch.zeros(5)}
+    state = {"fc.weight": torch.zeros(weight), **({} if bias is None else {"fc.bias": torch.zeros(bias)})}
+    assert _classes(own, state) == classes
+
+
+def test_options_are_python_values_or_words() -> None:
+    found = _options("net+a=3+b=true+c=false+d=(2, 5)+e=relu+f=1e-3+g=x=y", "net")
+    assert found == ("net", {"a": 3, "b": True, "c": False, "d": (2, 5), "e": "relu", "f": 1e-3, "g": "x=y"})
 
 
 def test_a_net_of_torchvision(small: Small) -> None:
@@ -70,6 +132,72 @@ def test_a_net_of_torchvision(small: Small) -> None:
     assert tuple(found.example[0].shape) == (1, 3, 224, 224)
     image = torch.rand(1, 3, 64, 64)
     assert torch.equal(found.module.eval()(image), net(image))  # type: ignore[operator, union-attr]
+    other = open_torch_net("torchvision:squeezenet1_1:squeeze.pth", (3, 64, 48))
+    assert tuple(other.example[0].shape) == (1, 3, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "options", "side"),
+    [
+        ("googlenet+transform_input=true", ["a.weight", "aux1.weight"],
+         {"aux_logits": True, "init_weights": False, "transform_input": True}, 224),
+        ("inception_v3+transform_input=false", ["a.weight", "AuxLogits.weight"],
+         {"aux_logits": True, "init_weights": False, "transform_input": False}, 299),
+        ("inception_v3+transform_input=true", ["a.weight"],
+         {"aux_logits": False, "init_weights": False, "transform_input": True}, 299),
+        ("fcn_resnet50", ["a.weight"], {"weights_backbone": None}, 224),
+        ("resnet18+deep=1", ["a.weight"], {"deep": 1}, 224),
+    ],
+)  # fmt: skip
+def test_what_torchvision_is_asked_for(
+    name: str, keys: list[str], options: dict[str, object], side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is downloaded, auxiliary heads are there where the weights have them, images have the usual size."""
+    asked = []
+
+    def get_model(*words: str, **given: object) -> torch.nn.Module:
+        asked.append((*words, given))
+        return torch.nn.ModuleDict({key.partition(".")[0]: torch.nn.Linear(1, 1, bias=False) for key in keys})
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    torch.save({key: torch.ones(1, 1) for key in keys}, tmp_path / "w.pth")
+    found = open_torch_net(f"torchvision:{name}:{tmp_path}/w.pth")
+    assert asked == [(name.partition("+")[0], {"weights": None, **options})]
+    assert tuple(found.example[0].shape) == (1, 3, side, side)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "shape"),
+    [
+        ("", {"input_size": (1, 30, 40)}, (1, 30, 40)),
+        ("+img_size=50", {"input_size": (1, 30, 40)}, (1, 50, 50)),
+        ("+img_size=(50, 60)", {"input_size": (1, 30, 40)}, (1, 50, 60)),
+        ("+img_size=50", {}, (3, 50, 50)),
+        ("", {}, (3, 224, 224)),
+    ],
+)
+def test_a_net_of_timm(
+    options: str, settings: dict[str, object], shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a module in timm's place: its names, tags, and what it is asked for, without a download."""
+    asked = []
+
+    def create_model(*words: str, **given: object) -> torch.nn.Module:
+        asked.append((words, given["pretrained"]))
+        net = torch.nn.Linear(1, 2)
+        net.pretrained_cfg = settings  # type: ignore[assignment]
+        return net
+
+    known = ["vit_tiny", "vit_small"]
+    timm = SimpleNamespace(create_model=create_model, is_model=known.__contains__, list_models=lambda: known)
+    monkeypatch.setitem(sys.modules, "timm", timm)  # type: ignore[arg-type]
+    torch.save(torch.nn.Linear(1, 2).state_dict(), tmp_path / "w.pth")
+    found = open_torch_net(f"timm:vit_tiny.in1k{options}:{tmp_path}/w.pth")
+    assert asked == [(("vit_tiny.in1k",), False)]
+    assert (found.name, tuple(found.example[0].shape)) == ("vit_tiny.in1k", (1, *shape))
+    with pytest.raises(OnnxError, match="timm has no net 'vit_tinny'") as raised:
+        open_torch_net("timm:vit_tinny:w.pth")
+    assert "'vit_tiny'" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -81,25 +209,60 @@ def test_a_net_of_torchvision(small: Small) -> None:
         ("torchvision:resnet18+deep:small.pth", "'deep' is no option", "num_classes=10"),
         ("torchvision:resnet18+deep=1:small.pth", "cannot be built: .*deep", "NAME+KEY=VALUE"),
         ("nets.py:Smal:small.pth", "no class or function 'Smal'", "'Small'"),
+        ("nets.py:torch:small.pth", "no class or function 'torch'", None),
+        ("nets.py:_hidden:small.pth", "no class or function '_hidden'", None),
         ("nets.py:Thing:small.pth", "this gives Thing, no nn.Module", "class or function"),
         ("broken.py:Net:small.pth", "cannot be run: ZeroDivisionError", None),
         ("small.pth", "it holds weights, and not how they are connected", "torchvision:NAME:small.pth"),
-        ("text.pt2", "it is no exported program", "torch.export.save"),
+        ("text.pt2", r"it is no exported program: \w", "torch.export.save"),
+        ("script.pt", "a TorchScript archive is not converted", "torch.jit.load"),
     ],
 )
 def test_what_is_refused(name: str, says: str, hint: str | None, small: Small) -> None:
     Path("broken.py").write_text("1 / 0\n")
     Path("text.pt2").write_text("no archive")
+    with zipfile.ZipFile("script.pt", "w") as archive:
+        archive.writestr("script/code/__torch__.py", "3")
     with pytest.raises(OnnxError, match=says) as raised:
         open_torch_net(name)
     assert hint is None or hint in str(raised.value.hint)
 
 
-def test_an_exported_program(small: Small) -> None:
+def test_an_exported_program(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.export.save(torch.export.export(small, (torch.zeros(1, 3, 8, 8),)), "small.pt2")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     net = open_torch_net("small.pt2")
-    assert [tuple(one.shape) for one in net.example] == [(1, 3, 8, 8)]
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "0"  # as before
+    assert (net.name, [tuple(one.shape) for one in net.example]) == ("small", [(1, 3, 8, 8)])
     _same_answers(onnx_path("small.pt2"), small)
+
+
+class Scaled(torch.nn.Module):
+    """Multiplies by its parameter and by the other input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor, times: torch.Tensor | int) -> torch.Tensor:
+        """Return a tensor of the shape of x."""
+        return self.factor * x * times
+
+
+def test_inputs_of_exported_programs(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    example = torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64)
+    program = torch.export.export(Scaled(), example, dynamic_shapes=({0: batch}, {0: batch}))
+    torch.export.save(program, tmp_path / "open.pt2")
+    inputs = open_torch_net(str(tmp_path / "open.pt2")).example
+    assert [(tuple(one.shape), one.dtype) for one in inputs] == [((2, 3), torch.float32), ((2, 1), torch.int64)]
+    torch.export.save(torch.export.export(Scaled(), (torch.zeros(4, 3), 7)), tmp_path / "seven.pt2")
+    assert [tuple(one.shape) for one in open_torch_net(str(tmp_path / "seven.pt2")).example] == [(4, 3)]
+    free = (None, torch.export.Dim.DYNAMIC)
+    program = torch.export.export(Scaled(), (torch.zeros(4, 3), 7), dynamic_shapes=free)
+    torch.export.save(program, tmp_path / "number.pt2")
+    with pytest.raises(OnnxError, match="it has inputs that are no tensors"):
+        open_torch_net(str(tmp_path / "number.pt2"))
 
 
 @pytest.mark.parametrize("protocol", [None, 0, 2])
@@ -150,7 +313,7 @@ def test_a_file_that_changes_is_exported_again(small: Small) -> None:
 def test_a_module_keeps_its_mode(small: Small) -> None:
     small.train()
     small.stem.eval()
-    module_onnx(small, torch.zeros(1, 3, 8, 8))
+    path = module_onnx(small, torch.zeros(1, 3, 8, 8))
     assert (small.training, small.conv.training, small.stem.training, small.stem[1].training) == (
         True,
         True,
@@ -159,6 +322,7 @@ def test_a_module_keeps_its_mode(small: Small) -> None:
     )
     with pytest.raises(OnnxError, match="an example of its input"):
         module_onnx(small, None)
+    _same_answers(path, small.eval())
 
 
 class Random(torch.nn.Module):
