@@ -93,7 +93,23 @@ class Probe:
                 self.shapes[name] = tuple(
                     dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
                 )
+        if node.op_type in ("AveragePool", "MaxPool") and attributes(node).get("ceil_mode"):
+            self._drop_windows(node)
         return True
+
+    def _drop_windows(self, node: onnx.NodeProto) -> None:
+        """Leave out the windows that would begin in the pads after an axis, which onnx's inference counts."""
+        dims, values = self.shapes.get(node.input[0]), attributes(node)
+        if dims is None:
+            return
+        count = len(dims) - 2
+        steps, pads = values.get("strides", [1] * count), values.get("pads", [0] * 2 * count)
+        for name in filter(None, node.output):
+            windows = zip(self.shapes[name][2:], dims[2:], steps, pads[:count], strict=True)
+            self.shapes[name] = self.shapes[name][:2] + tuple(
+                None if number is None or size is None else number - ((number - 1) * step >= size + pad)
+                for number, size, step, pad in windows
+            )
 
     def _joinable(self, node: onnx.NodeProto) -> bool:
         """Return whether the inputs agree on all axes but one, which onnx's inference does not check."""

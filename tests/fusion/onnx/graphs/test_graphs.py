@@ -166,6 +166,29 @@ def test_the_last_part_of_a_split_is_the_rest(size: int, count: int, sizes: list
     ]
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads", "count"),
+    [
+        (9, 2, 3, (0, 0), 3),  # the fourth would begin at 9, the first place after the axis
+        (10, 2, 3, (0, 0), 4),
+        (9, 2, 2, (1, 1), 5),
+        (8, 2, 2, (1, 1), 5),
+        (9, 2, 2, (0, 1), 5),
+        (10, 1, 3, (0, 0), 4),
+    ],
+)
+def test_windows_that_begin_in_the_pads_after_an_axis_do_not_count(
+    size: int, kernel: int, stride: int, pads: tuple[int, int], count: int
+) -> None:
+    """As opset 22 says and ONNX Runtime computes; two axes, of which the other has one window."""
+    window = {"kernel_shape": [kernel, 1], "strides": [stride, 1], "pads": [pads[0], 0, pads[1], 0], "ceil_mode": 1}
+    for op in ("MaxPool", "AveragePool"):
+        graph = normalize_graph(from_model(model([node(op, "x", "y", **window)], shape=("N", 3, size, 7))))
+        assert graph.shapes["y"] == (None, 3, count, 7)
+        graph = normalize_graph(from_model(model([node(op, "x", "y", **window)], shape=("N", 3, size, "w"))))
+        assert graph.shapes["y"] == (None, 3, count, None)
+
+
 def test_the_lists_of_operators_are_those_of_the_converters() -> None:
     import fusion.onnx.to_torch.converters  # noqa: F401 - fills the register
     from fusion.onnx.to_torch.functions import OPERATORS
