@@ -12,6 +12,7 @@ from fusion.conversion.net_names import is_torch_net
 from fusion.conversion.onnx_files import onnx_path
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.normalize import load_graph
+from fusion.onnx.graphs.read import read_graph
 from fusion.onnx.to_caffe import CaffeNet, convert_graph
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def to_caffe(
     """
     path = _onnx_path(source, example, shapes)
     place = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
-    made = convert_graph(replace(load_graph(path, shapes), place=place), only_bvlc=only_bvlc)
+    graph = replace(load_graph(path, shapes), place=place)
+    made = convert_graph(graph, outputs=read_graph(path).outputs, only_bvlc=only_bvlc)
     if find_spec("onnxruntime") is None:
         return replace(made, notes=("not checked, since onnxruntime is not installed", *made.notes))
     from fusion.export.verify import verify_onnx

@@ -148,10 +148,9 @@ def _timm(name: str, weights: str, options: dict[str, Any], text: str) -> tuple[
         return module
 
     module = _filled(make, options, _state(weights, text), weights, text)
-    settings: Mapping[str, Any] = getattr(module, "pretrained_cfg", {})
-    size = options.get("img_size")
-    sides = (size, size) if isinstance(size, int) else size
-    return module, tuple(settings.get("input_size", _SIZE))[:1] + tuple(sides or settings.get("input_size", _SIZE)[1:])
+    channels, *sides = getattr(module, "pretrained_cfg", {}).get("input_size", _SIZE)
+    size = options.get("img_size", sides)
+    return module, (channels, *((size, size) if isinstance(size, int) else size))
 
 
 def _filled(

@@ -135,7 +135,7 @@ def _aligned(array: NDArray[Any], dims: tuple[int, ...]) -> tuple[int, NDArray[A
 def _as_bias(writer: NetWriter, blob: str, axis: int, array: NDArray[Any], dims: tuple[int, ...]) -> bool:
     """Make the constant the bias of the layer below, if that has none; return whether it was possible."""
     layer = writer.maker(blob)
-    if layer is None or layer.type not in _WITH_BIAS or list(layer.top) != [blob]:
+    if layer is None or layer.type not in _WITH_BIAS:
         return False
     param = getattr(layer, _WITH_BIAS[layer.type])
     place = len(dims) - 1 if layer.type == "InnerProduct" else 1

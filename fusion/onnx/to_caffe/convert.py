@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,10 @@ class CaffeNet:
     notes: tuple[str, ...]
 
 
-def convert_graph(graph: Graph, *, only_bvlc: bool = False) -> CaffeNet:
+def convert_graph(graph: Graph, *, outputs: Sequence[str] = (), only_bvlc: bool = False) -> CaffeNet:
     """Convert an ONNX graph in its plain form to a Caffe net that computes the same.
 
+    outputs    names of the graph's outputs in its file, where an Identity gives a value another one; (): as they are
     only_bvlc  refuse layers that BVLC Caffe lacks
     Raises: OnnxError listing all operators that Caffe's layers cannot express, with the values before the first one.
     """
@@ -57,8 +58,8 @@ def convert_graph(graph: Graph, *, only_bvlc: bool = False) -> CaffeNet:
         hint = "leave --only-bvlc out for a Caffe that has them"
         raise OnnxError(f"it needs layers that only forks of Caffe have: {names}", place=graph.place, hint=hint)
     writer.share_parameters()
-    writer.name_outputs()
-    _silence(writer)
+    writer.name_outputs(outputs or graph.outputs)
+    _silence(writer, outputs or graph.outputs)
     forks = [f"BVLC Caffe has no {kind}; forks have it: {origin}" for kind, origin in writer.forks.items()]
     return CaffeNet(writer.net, writer.weights, (*graph.notes, *forks))
 
@@ -75,18 +76,19 @@ def _check(graph: Graph, node: onnx.NodeProto) -> None:
 def _write_inputs(writer: NetWriter) -> None:
     for value in writer.graph.inputs:
         dims = writer.graph.shapes.get(value, ())
-        if not dims or None in dims[1:]:
+        sizes = [size for size in dims[1:] if size is not None]
+        if len(dims) != 1 + len(sizes):
             shown = "x".join("?" if size is None else str(size) for size in dims)
             hint = f"give --input-shape {value}=1,3,224,224"
             raise OnnxError(f"the size of its input '{value}' is open: {shown}", place=writer.graph.place, hint=hint)
         layer = writer.layer("Input", writer.unique(value.strip("/")), [], [value])
-        layer.input_param.shape.add().dim[:] = [dims[0] or 1, *(int(size or 0) for size in dims[1:])]
+        layer.input_param.shape.add().dim[:] = [dims[0] or 1, *sizes]
         writer.blobs[value] = value
 
 
-def _silence(writer: NetWriter) -> None:
+def _silence(writer: NetWriter, outputs: Sequence[str]) -> None:
     """Append a Silence layer for blobs that nothing reads."""
-    read = {blob for layer in writer.net.layer for blob in layer.bottom} | set(writer.graph.outputs)
+    read = {blob for layer in writer.net.layer for blob in layer.bottom}.union(outputs)
     unread = [top for layer in writer.net.layer for top in layer.top if top not in read]
     if unread:
         writer.net.layer.add(name=writer.unique("unread"), type="Silence").bottom[:] = unread

@@ -57,7 +57,7 @@ class NetWriter:
             raise RefusedError(f"the size of '{value}' is not known; give --input-shape")
         if not dims:
             raise RefusedError(f"'{value}' is a single number")
-        return (0 if dims[0] is None else dims[0], *(int(dim or 0) for dim in dims[1:]))
+        return tuple(0 if dim is None else dim for dim in dims)
 
     def blob(self, value: str) -> str:
         """Return the blob that holds a value. Raises: RefusedError for a constant."""
@@ -148,7 +148,7 @@ class NetWriter:
         """Name the parameters of modules that are called several times, so that their layers share them."""
         layers: dict[tuple[str, ...], list[LayerParameter]] = {}
         for layer in self.net.layer:
-            owner = layer.name.removesuffix(SCALE) if layer.type == "Scale" else layer.name
+            owner = layer.name if layer.name in self._parameters else layer.name.removesuffix(SCALE)
             if owner in self._parameters and layer.name in self.weights:
                 layers.setdefault((layer.type, *self._parameters[owner]), []).append(layer)
         for (kind, module, *_), alike in layers.items():
@@ -159,18 +159,18 @@ class NetWriter:
                     if kind == "BatchNorm":  # Caffe takes no other rate for statistics
                         param.lr_mult = 0
 
-    def name_outputs(self) -> None:
-        """Give the blobs of the graph's outputs the names of these values, and each output a blob of its own."""
+    def name_outputs(self, names: Sequence[str]) -> None:
+        """Give the blobs of the graph's outputs these names, and each output a blob of its own."""
         taken = {top for layer in self.net.layer if layer.type == "Input" for top in layer.top}
-        for value in dict.fromkeys(self.graph.outputs):
+        for name, value in dict(zip(names, self.graph.outputs, strict=True)).items():
             blob = self.blobs[value]
-            if blob in taken:
-                blob = self.unique(f"{value}/copy")
-                self.layer("Power", blob, [self.blobs[value]])  # (0 + 1 * x) ^ 1
-            if blob != value:
-                self._rename(value, self.unique(f"{value}/inner"))
-                self._rename(blob, value)
-            taken.add(value)
+            if blob != name:
+                if blob in taken:
+                    blob = self.unique(f"{name}/copy")
+                    self.layer("Power", blob, [self.blobs[value]])  # (0 + 1 * x) ^ 1
+                self._rename(name, self.unique(f"{name}/inner"))
+                self._rename(blob, name)
+            taken.add(name)
 
     def _rename(self, blob: str, name: str) -> None:
         for layer in self.net.layer:

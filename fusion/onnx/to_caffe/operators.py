@@ -62,7 +62,7 @@ def _dense(writer: NetWriter, node: onnx.NodeProto) -> None:
     if len(node.input) > 2 and node.input[2]:
         bias = writer.constant(node.input[2])
         # In the plain form alpha and beta are multiplied in, but where the bias is one of these.
-        if bias is None or bias.size not in (1, len(arrays[0])) or bias.ndim > 2 or (bias.ndim == 2 and len(bias) > 1):
+        if bias is None or bias.size not in (1, len(arrays[0])) or math.prod(bias.shape[:-1]) != 1:
             raise RefusedError("its bias is computed" if bias is None else "a bias that is not one per output")
         arrays.append(np.broadcast_to(bias.reshape(-1), arrays[0].shape[:1]))
     rank = len(writer.dims(node.input[0]))
@@ -213,13 +213,15 @@ def _reduce(writer: NetWriter, node: onnx.NodeProto) -> None:
     given = values.get("axes")
     if given is None and len(node.input) > 1 and node.input[1]:
         array = writer.constant(node.input[1])
-        given = None if array is None else array.tolist()
-    axes = sorted(axis % len(dims) for axis in given or ())
+        if array is None:
+            raise RefusedError("a reduction over axes that are computed")
+        given = array.tolist()
+    axes = sorted(axis % len(dims) for axis in given or range(len(dims)))
     if axes == [2, 3] and len(dims) == 4 and node.op_type in ("ReduceMean", "ReduceMax"):
         _global(writer, node, PoolingParameter.AVE if node.op_type == "ReduceMean" else PoolingParameter.MAX)
         return
-    if not axes or axes != list(range(axes[0], len(dims))) or not axes[0] or node.op_type not in _REDUCTIONS:
-        raise RefusedError(f"a reduction over axes {axes or 'that are computed'} of {len(dims)}")
+    if axes != list(range(axes[0], len(dims))) or not axes[0] or node.op_type not in _REDUCTIONS:
+        raise RefusedError(f"a reduction over axes {axes} of {len(dims)}")
     name, keep = writer.name(node), bool(values.get("keepdims", 1))
     inner = writer.unique(f"{name}/reduced") if keep else name
     param = writer.layer("Reduction", inner, [writer.blob(node.input[0])]).reduction_param
@@ -246,8 +248,8 @@ def _split(writer: NetWriter, node: onnx.NodeProto) -> None:
     dims, axis = writer.dims(node.input[0]), attributes(node).get("axis", 0)
     axis %= len(dims)
     sizes = [writer.dims(value)[axis] for value in node.output]
-    if not axis or sum(sizes) != dims[axis]:
-        raise RefusedError("parts of a batch" if not axis else "parts of unknown size")
+    if not axis:
+        raise RefusedError("parts of a batch")
     name = writer.name(node)
     tops = [writer.unique(f"{name}/{index}") for index in range(len(sizes))]
     param = writer.layer("Slice", name, [writer.blob(node.input[0])], tops).slice_param

@@ -43,8 +43,6 @@ def _axes(writer: NetWriter, node: onnx.NodeProto, kernel: list[int], dilations:
     before, after = writer.dims(node.input[0]), writer.dims(node.output[0])
     if len(before) != 4 or len(kernel) != 2:
         raise RefusedError(f"an input of {len(before)} axes instead of 4")
-    if values.get("auto_pad", "NOTSET") != "NOTSET":
-        raise RefusedError("auto_pad where the size of its input is not known")
     strides, pads = values.get("strides", [1, 1]), values.get("pads", [0] * 4)
     found = []
     for axis in (0, 1):
@@ -74,8 +72,8 @@ def convolution(writer: NetWriter, node: onnx.NodeProto) -> None:
 def deconvolution(writer: NetWriter, node: onnx.NodeProto) -> None:
     """Write ConvTranspose as Deconvolution. Raises: RefusedError where it has more results than Caffe's."""
     values, weight = attributes(node), _weight(writer, node)
-    if "output_shape" in values:
-        raise RefusedError("output_shape instead of pads")
+    if "output_shape" in values or values.get("auto_pad", "").startswith("SAME"):
+        raise RefusedError("output_shape or auto_pad instead of pads")
     if list(values.get("dilations", [1, 1])) != [1, 1]:
         raise RefusedError("a dilated ConvTranspose")
     before, after = writer.dims(node.input[0]), writer.dims(node.output[0])
@@ -161,7 +159,7 @@ def pooling(writer: NetWriter, node: onnx.NodeProto) -> None:
     """Write MaxPool or AveragePool as Pooling; average pools that count other pads are scaled per position."""
     values = attributes(node)
     kernel = list(values["kernel_shape"])
-    if list(values.get("dilations", [1, 1])) != [1] * len(kernel):
+    if any(size != 1 for size in values.get("dilations", [])):
         raise RefusedError("a dilated pooling")
     axes = _axes(writer, node, kernel, [1, 1])
     if any(axis.pad >= axis.kernel for axis in axes):
@@ -174,23 +172,22 @@ def pooling(writer: NetWriter, node: onnx.NodeProto) -> None:
     _pair(param, "kernel", kernel, None)
     _pair(param, "stride", [axis.stride for axis in axes], 1)
     _pair(param, "pad", [axis.pad for axis in axes], 0)
-    sizes = {floor: [_pooled(axis, floor=floor) for axis in axes] for floor in (False, True)}
+    padded = any(axis.pad for axis in axes)
+    sizes = {floor: [_pooled(axis, padded=padded, floor=floor) for axis in axes] for floor in (False, True)}
     wanted = [axis.out for axis in axes]
-    floor = sizes[False] != wanted and (sizes[True] == wanted or sizes[False] < wanted)
+    floor = sizes[False] != wanted and sizes[True] == wanted  # else rounded up, which is never too few
     if floor:
         param.round_mode = PoolingParameter.FLOOR
-    if any(axis.first + axis.out > full for axis, full in zip(axes, sizes[floor], strict=True)):
-        raise RefusedError("a last window that Caffe leaves out")
     _keep(writer, node, name, axes, sizes[floor])
     if average:
         _correct(writer, node, name, axes, include=bool(values.get("count_include_pad", 0)))
 
 
-def _pooled(axis: _Axis, *, floor: bool) -> int:
-    """Return Caffe's number of results: the last window begins inside the input or the pad before it."""
+def _pooled(axis: _Axis, *, padded: bool, floor: bool) -> int:
+    """Return Caffe's number of results; if one of the axes is padded, no window begins in the pad after an axis."""
     span = axis.size + 2 * axis.pad - axis.kernel
     count = (span // axis.stride if floor else -(-span // axis.stride)) + 1
-    return count - (axis.pad > 0 and (count - 1) * axis.stride >= axis.size + axis.pad)
+    return count - (padded and (count - 1) * axis.stride >= axis.size + axis.pad)
 
 
 def _correct(writer: NetWriter, node: onnx.NodeProto, name: str, axes: list[_Axis], *, include: bool) -> None:

@@ -58,6 +58,8 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "maximum, one side rounded": ([node("MaxPool", "x", "y", kernel_shape=[2, 3], strides=[2, 2])], {}),
     "maximum, padded": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])], {}),
     "maximum, uneven pads": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])], {}),
+    "maximum, a window in the pads": ([node("MaxPool", "x", "y", kernel_shape=[3, 2], strides=[2, 1],
+                                            pads=[0, 0, 2, 0], ceil_mode=1)], {}),
     "average": ([node("AveragePool", "x", "y", kernel_shape=[2, 3], strides=[2, 1])], {}),
     "average, padded": ([node("AveragePool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])], {}),
     "average, pads counted": ([node("AveragePool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1],
@@ -70,10 +72,19 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "global maximum": ([node("GlobalMaxPool", "x", "y")], {}),
     "mean of height and width": ([node("ReduceMean", "x a", "y", keepdims=0)], {"a": shape(2, 3)}),
     "mean of all": ([node("ReduceMean", "x a", "y", keepdims=1)], {"a": shape(1, 2, 3)}),
+    "mean of height and width, kept": ([node("ReduceMean", "x a", "y")], {"a": shape(-1, -2)}),
+    "maximum of height and width": ([node("ReduceMax", "x a", "y", keepdims=0)], {"a": shape(2, 3)}),
+    "magnitudes": ([node("ReduceL1", "x a", "y")], {"a": shape(3, 2)}),
     "sum of the last axis": ([node("ReduceSum", "x a", "y", keepdims=0)], {"a": shape(-1)}),
     "squares": ([node("ReduceSumSquare", "x a", "y", keepdims=0)], {"a": shape(-2, -1)}),
     "dense": ([node("Flatten", "x", "f"), node("Gemm", "f w b", "y", transB=1)], {"w": draw(5, 216), "b": draw(5)}),
     "dense, other order": ([node("Flatten", "x", "f"), node("Gemm", "f w", "y")], {"w": draw(216, 5)}),
+    "dense, one bias for all": ([node("Flatten", "x", "f"), node("Gemm", "f w b", "y", transB=1)],
+                                {"w": draw(5, 216), "b": draw(1)}),
+    "dense, a row as bias": ([node("Flatten", "x", "f"), node("Gemm", "f w b", "y", transB=1)],
+                             {"w": draw(5, 216), "b": draw(1, 5)}),
+    "dense, two products": ([node("Flatten", "x", "f"), node("Gemm", "f w b", "g", transB=1, alpha=2.0, beta=0.5),
+                             node("MatMul", "g v", "y")], {"w": draw(5, 216), "b": draw(5), "v": draw(5, 2)}),
     "dense along the last axis": ([node("MatMul", "x w", "p"), node("Add", "p b", "y")],
                                   {"w": draw(9, 5), "b": draw(5)}),
     "a bias of a convolution": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], {"w": W, "b": draw(4, 1, 1)}),
@@ -88,10 +99,17 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "rectified": ([node("Conv", "x w", "c"), node("Relu", "c", "y")], {"w": W}),
     "leaky": ([node("LeakyRelu", "x", "y", alpha=0.3)], {}),
     "ELU": ([node("Elu", "x", "y", alpha=0.7)], {}),
+    "ELU, as usual": ([node("Elu", "x", "y")], {}),
+    "leaky, as usual": ([node("LeakyRelu", "x", "y")], {}),
+    "hard sigmoid, as usual": ([node("HardSigmoid", "x", "y")], {}),
+    "LRN, as usual": ([node("LRN", "x", "y", size=5)], {}),
     "a slope per channel": ([node("PRelu", "x s", "y")], {"s": draw(3, 1, 1)}),
     "a slope per channel, with a batch of one": ([node("PRelu", "x s", "y")], {"s": draw(1, 3, 1, 1)}),
     "one slope": ([node("PRelu", "x s", "y")], {"s": draw(1)}),
     "clipped to 6": ([node("Clip", "x l h", "y")], {"l": 0.0, "h": 0.6}),
+    "clipped to a range": ([node("Clip", "x l h", "y")], {"l": -0.5, "h": 0.25}),
+    "clipped without end": ([node("Clip", "x l h", "y")], {"l": 0.0, "h": np.inf}),
+    "clipped without begin": ([node("Clip", "x l h", "y")], {"l": -np.inf, "h": 0.5}),
     "clipped from below": ([node("Clip", "x l", "y")], {"l": 0.0}),
     "clipped from above": ([node("Clip", "x - h", "y")], {"h": 0.4}),
     "sigmoid": ([node("Sigmoid", "x", "y")], {}),
@@ -102,6 +120,9 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "swish": ([node("Sigmoid", "x", "s"), node("Mul", "x s", "y")], {}),
     "softmax of channels": ([node("Softmax", "x", "y", axis=1)], {}),
     "softmax of the last axis": ([node("Softmax", "x", "y")], {}),
+    "logarithm of softmax of the last axis": ([node("LogSoftmax", "x", "y")], {}),
+    "softmax of rows": ([node("Softmax", "x", "y", axis=2)], {}),
+    "dropout": ([node("Dropout", "x", "y")], {}),
     "logarithm of softmax": ([node("LogSoftmax", "x", "y", axis=1)], {}),
     "magnitudes, roots and powers": ([node("Abs", "x", "a"), node("Sqrt", "a", "r"), node("Pow", "r p", "y")],
                                      {"p": 3.0}),
@@ -118,9 +139,17 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "divisors of channels": ([node("Div", "x f", "y")], {"f": draw(1, 3, 1, 1)}),
     "shifts of rows": ([node("Add", "x f", "y")], {"f": draw(8, 1)}),
     "shifts of every place": ([node("Sub", "x f", "y")], {"f": draw(1, 3, 8, 9)}),
+    "factors of rows and columns": ([node("Mul", "x f", "y")], {"f": draw(8, 9)}),
+    "shifts of channels and rows, after a convolution": ([node("Conv", "x w", "c"), node("Add", "c f", "y")],
+                                                         {"w": W, "f": draw(4, 6, 1)}),
+    "one more for all, with more axes": ([node("Add", "x f", "y")], {"f": draw(1, 1, 1, 1)}),
     "shifts of channels and columns": ([node("Add", "x f", "y")], {"f": draw(3, 1, 9)}),
     "squeeze and excitation": ([node("GlobalAveragePool", "x", "p"), node("Sigmoid", "p", "s"),
                                 node("Mul", "s x", "y")], {}),
+    "divided by another": ([node("GlobalAveragePool", "x", "p"), node("Exp", "p", "s"), node("Div", "x s", "y")], {}),
+    "shifted by another": ([node("GlobalAveragePool", "x", "p"), node("Add", "p x", "y")], {}),
+    "less than another": ([node("GlobalAveragePool", "x", "p"), node("Sub", "p x", "y")], {}),
+    "factors of rows from a value": ([node("Conv", "x w", "c"), node("Mul", "x c", "y")], {"w": draw(3, 3, 1, 9)}),
     "centred channels": ([node("GlobalAveragePool", "x", "p"), node("Sub", "x p", "y")], {}),
     "divided by their mean": ([node("Exp", "x", "e"), node("GlobalAveragePool", "e", "p"), node("Div", "e p", "y")],
                               {}),
@@ -140,6 +169,12 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "joined along the width": ([node("Relu", "x", "r"), node("Concat", "r x", "y", axis=-1)], {}),
     "parts": ([node("Split", "x n", "a b c", axis=2), node("Concat", "c a", "y", axis=2)], {"n": shape(3, 4, 1)}),
     "a part": ([node("Slice", "x s e a", "y")], {"s": shape(1, -3), "e": shape(2, 9), "a": shape(1, 3)}),
+    "parts of all axes": ([node("Slice", "x s e", "y")], {"s": shape(0, 1, 2, 3), "e": shape(2**31 - 1, 3, 2**40, -1)}),
+    "a part, by steps of one": ([node("Slice", "x s e - t", "y")],
+                                {"s": shape(0, 1), "e": shape(2**31 - 1, 3), "t": shape(1, 1)}),
+    "the last columns": ([node("Gather", "x i", "y", axis=-1)], {"i": shape(-2, -1)}),
+    "all channels": ([node("Gather", "x i", "y", axis=1)], {"i": shape(0, 1, 2)}),
+    "the last channel": ([node("Gather", "x i", "y", axis=1)], {"i": np.array(-1)}),
     "one channel": ([node("Gather", "x i", "y", axis=1)], {"i": np.array(1)}),
     "two channels": ([node("Gather", "x i", "y", axis=1)], {"i": shape(1, 2)}),
     "shuffled channels": ([node("Concat", "x x", "c", axis=1), node("Reshape", "c s", "r"),
@@ -151,6 +186,9 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "repeated pixels": ([node("Resize", "x - s", "y", mode="nearest", nearest_mode="floor",
                               coordinate_transformation_mode="asymmetric")], {"s": [1.0, 1.0, 2.0, 3.0]}),
     "repeated pixels, half": ([node("Resize", "x - s", "y", mode="nearest")], {"s": [1.0, 1.0, 2.0, 2.0]}),
+    "repeated pixels, thrice": ([node("Resize", "x - s", "y", mode="nearest", nearest_mode="round_prefer_ceil",
+                                      coordinate_transformation_mode="pytorch_half_pixel")],
+                                {"s": [1.0, 1.0, 3.0, 1.0]}),
     "interpolated between corners": ([node("Resize", "x - - z", "y", mode="linear", axes=[2, 3],
                                            coordinate_transformation_mode="align_corners")],
                                      {"z": shape(15, 22)}),
@@ -159,7 +197,8 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
 
 def converted(nodes: Nodes, constants: dict[str, Any], **settings: Any) -> tuple[CaffeNet, onnx.ModelProto]:
     file = model(nodes, constants, **{"shape": ("N", 3, 8, 9), **settings})
-    return convert_graph(normalize_graph(from_model(file))), file
+    graph = from_model(file)
+    return convert_graph(normalize_graph(graph), outputs=graph.outputs), file
 
 
 def computed(made: CaffeNet, x: np.ndarray[Any, Any], phase: str = "TEST") -> dict[str, torch.Tensor]:
@@ -196,6 +235,7 @@ def test_only_what_needs_a_fork_is_noted_as_one() -> None:
             forks[name] = own
             with pytest.raises(OnnxError, match=f"only forks of Caffe have: {next(iter(own))}"):
                 convert_graph(normalize_graph(from_model(file)), only_bvlc=True)
+            assert any(note.startswith(f"BVLC Caffe has no {next(iter(own))}; forks have it: ") for note in made.notes)
     assert forks == {"shuffled channels": {"Permute"}, "interpolated between corners": {"Interp"}}
 
 
@@ -249,6 +289,51 @@ def test_constants_of_the_graph_are_frozen_and_parameters_of_the_module_learn() 
         assert [[param.lr_mult for param in layer.param] for layer in layers] == [[0.0]], name
 
 
+def test_settings_of_training_are_kept() -> None:
+    factors = {"s": draw(3), "b": draw(3), "m": draw(3), "v": POSITIVE}
+    nodes = [node("BatchNormalization", "x s b m v", "n", momentum=0.75), node("Relu", "n", "r"),
+             node("Dropout", "r p", "d"), node("BatchNormalization", "d s b m v", "y")]  # fmt: skip
+    layers = {layer.name: layer for layer in converted(nodes, {**factors, "p": 0.25})[0].net.layer}
+    assert layers["n"].batch_norm_param.moving_average_fraction == 0.75
+    assert layers["y"].batch_norm_param.moving_average_fraction == pytest.approx(0.9)
+    assert layers["y"].batch_norm_param.eps == pytest.approx(1e-5)
+    assert layers["d"].dropout_param.dropout_ratio == 0.25
+    assert (list(layers["d"].bottom), list(layers["d"].top)) == (["n"], ["n"])
+
+
+def test_names_of_modules() -> None:
+    """A module at the top is not the net, a function keeps its name, and numbers tell layers of one name apart."""
+    nodes = [node("Relu", "x", "/act/Relu_output_0", name="/act/Relu"), node("Neg", "/act/Relu_output_0", "a"),
+             node("Relu", "a", "b", name="/act/Relu_1"), node("Neg", "b", "c", name="/Neg"),
+             node("Neg", "c", "d", name="/Neg_1"), node("Neg", "d", "e", name="node_7"),
+             node("Neg", "e", "y", name="/a/b/b.0/Neg")]  # fmt: skip
+    made, _ = converted(nodes, {})
+    assert [layer.name for layer in made.net.layer] == ["x", "act", "a", "act_2", "Neg", "Neg_1", "e", "a/b/0"]
+
+
+def test_repeated_modules_share_their_parameters() -> None:
+    """Each blob of them; statistics do not learn, and constants stay frozen."""
+    nodes = [node("BatchNormalization", "x b.weight b.bias b.running_mean b.running_var", "n"),
+             node("Relu", "n", "r"),
+             node("BatchNormalization", "r b.weight b.bias b.running_mean b.running_var", "m"),
+             node("Mul", "m /scale.weight", "p"), node("Neg", "p", "q"), node("Mul", "q /scale.weight", "s"),
+             node("Conv", "s c.weight", "y")]  # fmt: skip
+    constants = {"b.weight": draw(3), "b.bias": draw(3, seed=1), "b.running_mean": draw(3, seed=2),
+                 "b.running_var": POSITIVE, "/scale.weight": draw(3, 1, 1), "c.weight": draw(2, 3, 1, 1)}  # fmt: skip
+    made, _ = converted(nodes, constants)
+    found = {
+        layer.name: [(param.name, param.lr_mult, param.decay_mult) for param in layer.param]
+        for layer in made.net.layer
+        if layer.name in made.weights
+    }
+    statistics = [(f"b.{index}", 0, 1) for index in range(3)]
+    factors = [(f"b.scale.{index}", 1, 1) for index in range(2)]
+    assert found == {
+        "b": statistics, "b/scale": factors, "b_2": statistics, "b_2/scale": factors,
+        "/scale": [("/scale.scale.0", 0, 0)], "/scale_2": [("/scale.scale.0", 0, 0)], "c": [],
+    }  # fmt: skip
+
+
 def test_unread_parts_are_silenced() -> None:
     made, _ = converted(*CASES["parts"])
     assert [list(layer.bottom) for layer in made.net.layer if layer.type == "Silence"] == [["a/1"]]
@@ -261,6 +346,32 @@ def test_a_bias_joins_the_layer_below() -> None:
     assert kinds(converted(*CASES["a bias along the width"])[0]) == ["Input", "Convolution", "Bias"]
     read_twice = [node("Conv", "x w", "c"), node("Add", "c b", "d"), node("Add", "c d", "y")]
     assert kinds(converted(read_twice, {"w": W, "b": draw(4, 1, 1)})[0]) == ["Input", "Convolution", "Bias", "Eltwise"]
+    frozen = [node("Resize", "x - s", "r", mode="nearest"), node("Add", "r b", "y")]
+    assert kinds(converted(frozen, {"s": [1.0, 1.0, 2.0, 2.0], "b": draw(3, 1, 1)})[0])[1:] == ["Deconvolution", "Bias"]
+    turned = [node("Conv", "x w", "c"), node("Add", "b c", "y")]
+    assert kinds(converted(turned, {"w": W, "b": draw(4, 1, 1)})[0]) == ["Input", "Convolution", "Bias"]
+
+
+def test_layers_are_the_plainest() -> None:
+    """No field has Caffe's default, and no layer does nothing."""
+    fields = {
+        "a factor and a shift": {"power_param"}, "factors of channels": set(), "softmax of channels": set(),
+        "joined": set(), "convolution in groups": {"num_output", "bias_term", "group", "kernel_h", "kernel_w"},
+        "rectified": {"num_output", "bias_term", "kernel_size"}, "average": {"pool", "kernel_h", "kernel_w", "stride_h",
+                                                                             "stride_w"},
+    }  # fmt: skip
+    for name, expected in fields.items():
+        layer = converted(*CASES[name])[0].net.layer[1]
+        given = {field.name for field, _ in layer.ListFields()} - {"name", "type", "bottom", "top", "param"}
+        params = {field.name for part in given for field, _ in getattr(layer, part).ListFields()}
+        assert (given if expected == {"power_param"} else params) == expected, name
+    kinds_of = {"clipped without end": ["ReLU"], "clipped from below": ["ReLU"], "clipped to 6": ["Clip"],
+                "flat": ["Flatten"], "all channels": ["Power"], "one channel": ["Slice", "Reshape", "Silence"],
+                "without an axis": ["Pooling", "Reshape"], "average": ["Pooling"],
+                "mean of height and width": ["Pooling", "Flatten"], "mean of height and width, kept": ["Pooling"],
+                "average, padded": ["Pooling", "Scale"]}  # fmt: skip
+    for name, expected_kinds in kinds_of.items():
+        assert kinds(converted(*CASES[name])[0])[1:] == expected_kinds, name
 
 
 REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
@@ -273,9 +384,6 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
     "pads as wide as the kernel along one axis": (
         [node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[3, 1], pads=[0, 0, 1, 0])], {},
         "uneven pads as wide as its kernel"),
-    "a window in the pads along one axis": (
-        [node("MaxPool", "x", "y", kernel_shape=[3, 2], strides=[2, 1], pads=[0, 0, 2, 0], ceil_mode=1)], {},
-        "a last window that Caffe leaves out"),
     "half-pixel": ([node("Resize", "x - s", "y", mode="linear")], {"s": [1.0, 1.0, 2.0, 2.0]}, "Resize linear, half"),
     "pads of 1": ([node("Pad", "x p v", "y")], {"p": shape(0, 0, 1, 1, 0, 0, 1, 1), "v": 1.0}, "constant zeros"),
     "every second": ([node("Slice", "x s e a t", "y")],
@@ -295,7 +403,102 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
     "indices of maxima": ([node("MaxPool", "x", "m k", kernel_shape=[2, 2]), node("Cast", "k", "c", to=1),
                            node("Add", "m c", "y")], {}, "indices of the maxima"),
     "computed bound": ([node("ReduceMax", "x", "m", keepdims=0), node("Clip", "x - m", "y")], {}, "is computed"),
+    "a power of each": ([node("Pow", "x p", "y")], {"p": draw(3, 1, 1)}, "a power that is no single constant"),
+    "weights per sample": ([node("MatMul", "x w", "y")], {"w": draw(3, 9, 5)}, "weights of more than two axes"),
+    "a computed bias": ([node("ReduceMax", "x a", "m", keepdims=0), node("Gemm", "m w m", "y")],
+                        {"a": shape(2, 3), "w": draw(3, 3)}, "its bias is computed"),
+    "computed factors": ([node("ReduceMax", "x a", "m", keepdims=0), node("BatchNormalization", "x m b b v", "y")],
+                         {"a": shape(0, 2, 3), "b": draw(3), "v": POSITIVE}, "its statistics or factors are computed"),
+    "computed slopes": ([node("PRelu", "x x", "y")], {}, "slopes that are computed"),
+    "a slope per column": ([node("PRelu", "x s", "y")], {"s": draw(9)}, "slopes that are not one per channel"),
+    "a slope per row": ([node("PRelu", "x s", "y")], {"s": draw(3, 8, 1)}, "slopes that are not one per channel"),
+    "computed filters": ([node("Conv", "x x", "y")], {}, "its weights are computed"),
+    "computed bias of a convolution": (
+        [node("ReduceMax", "x a", "m", keepdims=0), node("Conv", "x w m", "y")],
+        {"a": shape(0, 2, 3), "w": draw(3, 3, 1, 1)}, "its bias is computed"),
+    "TensorFlow's pads of a deconvolution": (
+        [node("ConvTranspose", "x w", "y", auto_pad="SAME_LOWER", strides=[2, 3])], {"w": draw(3, 2, 4, 3)},
+        "output_shape or auto_pad instead of pads"),
+    "a deconvolution of a given size": (
+        [node("ConvTranspose", "x w", "y", output_shape=[15, 17], strides=[2, 2])], {"w": draw(3, 2, 4, 3)},
+        "output_shape or auto_pad instead of pads"),
+    "a dilated deconvolution": ([node("ConvTranspose", "x w", "y", dilations=[1, 2])], {"w": draw(3, 2, 2, 2)},
+                                "a dilated ConvTranspose"),
+    "more columns than Caffe has": ([node("ConvTranspose", "x w", "y", output_padding=[0, 1], strides=[2, 2])],
+                                    {"w": draw(3, 2, 2, 2)}, "an output_padding that is larger than its pads"),
+    "pads of channels": ([node("Pad", "x p", "y")], {"p": shape(0, 1, 0, 0, 0, 0, 0, 0)}, "pads of other axes than"),
+    "pads after the channels": ([node("Pad", "x p", "y")], {"p": shape(0, 0, 0, 0, 0, 1, 0, 0)}, "pads of other axes"),
+    "negative pads": ([node("Pad", "x p", "y")], {"p": shape(0, 0, -1, 0, 0, 0, 2, 2)}, "or negative ones"),
+    "mirrored pads": ([node("Pad", "x p", "y", mode="reflect")], {"p": shape(0, 0, 1, 1, 0, 0, 1, 1)},
+                      "pads other than constant zeros"),
+    "maxima of a row": ([node("ReduceMax", "x a", "y")], {"a": shape(3)}, r"a reduction over axes \[3\] of 4"),
+    "a mean of the batch": ([node("ReduceMean", "x", "y")], {}, r"a reduction over axes \[0, 1, 2, 3\] of 4"),
+    "a longer batch": ([node("Concat", "x x", "y", axis=0)], {}, "samples are joined into a longer batch"),
+    "a constant joined": ([node("Concat", "x c", "y", axis=1)], {"c": draw(2, 3, 8, 9)},
+                          "constants are joined with values"),
+    "the batch without its first": ([node("Slice", "x s e", "y")], {"s": shape(1), "e": shape(2**31 - 1)},
+                                    "parts of a batch"),
+    "the first of the batch": ([node("Slice", "x s e", "y")], {"s": shape(0), "e": shape(1)}, "parts of a batch"),
+    "one sample": ([node("Gather", "x i", "y", axis=0)], {"i": np.array(0)}, "samples of a batch"),
+    "channels turned round": ([node("Gather", "x i", "y", axis=1)], {"i": shape(1, 0)}, "entries in another order"),
+    "a table of channels": ([node("Gather", "x i", "y", axis=1)], {"i": np.array([[0, 1]])}, "in another order"),
+    "computed entries": ([node("Cast", "x", "c", to=7), node("Gather", "x c", "y", axis=1)], {},
+                         "entries that are computed"),
+    "maximum of different shapes": ([node("GlobalAveragePool", "x", "p"), node("Max", "x p", "y")], {},
+                                    "values of different shapes"),
+    "a sum with a constant": ([node("Sum", "x x c", "y")], {"c": draw(3, 8, 9)}, "constants among several values"),
+    "a factor per place": ([node("Conv", "x w", "c"), node("Mul", "x c", "y")], {"w": draw(1, 3, 1, 1)},
+                           "values of shapes Nx3x8x9 and Nx1x8x9"),
+    "a shift per sample": ([node("Add", "x c", "y")], {"c": draw(2, 1, 1, 1)},
+                           "a constant of shape 2x1x1x1 for Nx3x8x9"),
+    "a constant of more axes": ([node("Add", "x c", "y")], {"c": draw(1, 1, 1, 1, 1)},
+                                "a constant of shape 1x1x1x1x1 for Nx3x8x9"),
+    "a constant that repeats the value": (
+        [node("ReduceMean", "x a", "m"), node("Sigmoid", "m", "s"), node("Add", "s c", "y")],
+        {"a": shape(1, 2, 3), "c": draw(3, 1, 1)}, "a constant of shape 3x1x1 for Nx1x1x1"),
 }  # fmt: skip
+
+
+# Ways of nearest Resize that repeat no pixels, and ways of interpolation that Caffe's forks do not have.
+WAYS = [
+    ("nearest", "asymmetric", "floor", 1.5), ("nearest", "asymmetric", "round_prefer_floor", 2.0),
+    ("nearest", "asymmetric", "ceil", 2.0), ("nearest", "half_pixel", "floor", 2.0),
+    ("nearest", "align_corners", "floor", 2.0), ("linear", "asymmetric", "floor", 2.0),
+    ("cubic", "align_corners", "floor", 2.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "place", "near", "factor"), WAYS)
+def test_resizing_in_other_ways_is_refused(mode: str, place: str, near: str, factor: float) -> None:
+    resized = node("Resize", "x - s", "y", mode=mode, coordinate_transformation_mode=place, nearest_mode=near)
+    with pytest.raises(OnnxError, match=f"Resize {mode}, {place}: Caffe repeats pixels, or interpolates"):
+        converted([resized], {"s": [1.0, 1.0, factor, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "says"),
+    [
+        ([node("Conv", "x w", "y")], {"w": draw(2, 3, 2)}, "1 spatial axes instead of 2"),
+        ([node("ConvTranspose", "x w", "y")], {"w": draw(3, 2, 2)}, "1 spatial axes instead of 2"),
+        ([node("MaxPool", "x", "y", kernel_shape=[2])], {}, "an input of 3 axes instead of 4"),
+        ([node("GlobalAveragePool", "x", "y")], {}, "an input of 3 axes instead of 4"),
+        ([node("Resize", "x - s", "y", mode="nearest")], {"s": [1.0, 1.0, 2.0]}, "an input of 3 axes instead of 4"),
+        ([node("Pad", "x p", "y")], {"p": shape(0, 0, 1, 0, 0, 1)}, "pads of other axes than height and width"),
+        ([node("PRelu", "x s", "y")], {"s": draw(8)}, "slopes that are not one per channel"),
+    ],
+)
+def test_sequences_are_refused_where_caffe_takes_images(nodes: Nodes, constants: dict[str, Any], says: str) -> None:
+    with pytest.raises(OnnxError, match=says):
+        converted(nodes, constants, shape=("N", 3, 8))
+
+
+def test_a_fixed_batch_is_refused_only_where_it_is_written_down() -> None:
+    made, _ = converted([node("Relu", "x", "y")], {}, shape=(4, 3, 8, 9))
+    assert list(made.net.layer[0].input_param.shape[0].dim) == [1, 3, 8, 9]
+    with pytest.raises(OnnxError, match="its batch becomes another axis, or its size is fixed"):
+        converted([node("Reshape", "x s", "y")], {"s": shape(3, 2, 72)}, shape=(2, 3, 8, 9))
+    with pytest.raises(OnnxError, match="parts of a batch"):
+        converted([node("Split", "x n", "a y")], {"n": shape(1, 1)}, shape=(2, 3, 8, 9))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -317,6 +520,29 @@ def test_all_that_is_refused_is_listed_with_the_place_before_it() -> None:
     ]
 
 
+def test_reasons_of_one_kind_are_joined() -> None:
+    reduced = [node("ReduceMax", f"x {axis}", f"m{axis}") for axis in "cbb"]
+    for number, each in enumerate(reduced):
+        each.output[0] = f"m{number}"
+    outputs = ("m0", "m1", "m2")
+    axes = {"c": shape(1), "b": shape(2)}
+    with pytest.raises(OnnxError) as caught:
+        converted(reduced, axes, outputs=outputs)
+    assert caught.value.message == (
+        "Caffe's layers cannot express one of its operators: ReduceMax (3x, first 'm0'): "
+        "a reduction over axes [1] of 4; a reduction over axes [2] of 4"
+    )
+    reduced[2].input[1] = "d"
+    with pytest.raises(OnnxError, match=r"'m0'\): a reduction over axes \[1\] of 4; 2 more reasons\n") as caught:
+        converted(reduced, {**axes, "d": shape(3)}, outputs=outputs)
+    with pytest.raises(OnnxError) as caught:
+        converted([node("Relu", "x", "r"), node("MatMul", "x r", "y")], {}, shape=("N", 3, 8, 8))
+    assert caught.value.hint == "cut the net before the first of them, at x and r"
+    with pytest.raises(OnnxError) as caught:
+        converted([node("MatMul", "r w", "y"), node("RandomNormal", "", "r", shape=[1, 3])], {"w": draw(3, 2)})
+    assert caught.value.hint == "export it in another form"
+
+
 def test_an_open_size_is_asked_for() -> None:
     nodes = [node("Relu", "x", "y")]
     with pytest.raises(OnnxError, match=r"the size of its input 'x' is open: \?x3x\?x\?") as caught:
@@ -335,10 +561,31 @@ def test_outputs_have_their_names_and_blobs_of_their_own() -> None:
     x = draw(2, 3, 8, 9, seed=9)
     net = build(made.net, "TEST", shapes={"x": x.shape}, seed=0)
     load_weights(net, made.weights)
-    expected = inference_session(file.SerializeToString()).run(["y", "q", "p"], {"x": x})
-    found = restrict_to_blobs(net, ["y", "q", "p"])({"x": torch.from_numpy(x)})
-    for name, array in zip("yqp", expected, strict=True):
+    expected = inference_session(file.SerializeToString()).run(["y", "q", "z", "p"], {"x": x})
+    found = restrict_to_blobs(net, ["y", "q", "z", "p"])({"x": torch.from_numpy(x)})
+    for name, array in zip("yqzp", expected, strict=True):
         np.testing.assert_allclose(found[name].detach().numpy(), array, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "layers"),
+    [
+        ([node("Relu", "x", "r"), node("Identity", "r", "y")], "y", ["x y"]),  # as TensorFlow's exporters end
+        ([node("Identity", "x", "y")], "y", ["x y"]),
+        ([node("Identity", "x", "y"), node("Relu", "y", "z")], "zy", ["x z", "x y"]),
+        ([node("Relu", "x", "r"), node("Identity", "r", "y"), node("Neg", "y", "q")], "yqr", ["x y", "y q", "y r"]),
+        ([node("Relu", "x", "q"), node("Neg", "q", "p"), node("Identity", "p", "y"), node("Abs", "q", "z")], "yz",
+         ["x q", "q y", "q z"]),
+    ],
+)  # fmt: skip
+def test_a_value_with_two_names_has_those_of_the_outputs(nodes: Nodes, outputs: str, layers: list[str]) -> None:
+    made, file = converted(nodes, {}, outputs=tuple(outputs))
+    assert [" ".join((*layer.bottom, *layer.top)) for layer in made.net.layer[1:]] == layers
+    x = draw(2, 3, 8, 9, seed=9)
+    expected = inference_session(file.SerializeToString()).run(list(outputs), {"x": x})
+    found = restrict_to_blobs(build(made.net, "TEST", shapes={"x": x.shape}), list(outputs))({"x": torch.from_numpy(x)})
+    for name, array in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(found[name].numpy(), array)
 
 
 def test_a_value_in_the_middle_is_an_output() -> None:
