@@ -76,6 +76,22 @@ class NetSpec:
     def __getitem__(self, name: str) -> Any:
         return self.tops[name]
 
+    def __delitem__(self, name: str) -> None:
+        del self.tops[name]
+
+    def keys(self) -> list[str]:
+        """Return the names of the blobs, in order; of the SSD fork, as `vals` and `update`."""
+        return list(self.tops)
+
+    def vals(self) -> list[Top | Function]:
+        """Return the blobs, in order."""
+        return list(self.tops.values())
+
+    def update(self, name: str, params: Mapping[str, Any]) -> None:
+        """Change parameters of the layer that makes a blob."""
+        top = self.tops[name]
+        (top.fn if isinstance(top, Top) else top).params.update(params)
+
     def to_proto(self) -> Any:
         """Return a NetParameter with all layers that the assigned blobs need, in the order of their first use."""
         return _net(self.tops.values(), {top: name for name, top in self.tops.items()})
@@ -125,12 +141,19 @@ def param_name_dict() -> dict[str, str]:
 def assign_proto(proto: Any, name: str, val: Any) -> None:
     """Set a field of a message to a Python value: a dict to a message, a list, or one value, to a repeated field.
 
-    Raises: AttributeError for a field that the message lacks.
+    Raises: AttributeError for a field that the message lacks, TypeError for a value that it does not take.
     """
     field = proto.DESCRIPTOR.fields_by_name.get(name)
     if field is None:
         known = proto.DESCRIPTOR.fields_by_name
         raise AttributeError(f"{proto.DESCRIPTOR.name} has no field '{name}'{_hint(name, known)}")
+    try:
+        _assign(proto, name, val)
+    except TypeError as error:
+        raise TypeError(f"{proto.DESCRIPTOR.name}.{name}: {error}") from None  # protobuf does not always name the field
+
+
+def _assign(proto: Any, name: str, val: Any) -> None:
     target = getattr(proto, name)
     if hasattr(target, "extend"):
         for item in val if isinstance(val, list | tuple) else [val]:

@@ -132,3 +132,23 @@ def test_a_net_deeper_than_python_s_stack() -> None:
         top = L.ReLU(top)
     layers = top.to_proto().layer
     assert (len(layers), layers[3000].bottom[0]) == (3001, "ReLU2999")
+
+
+def test_a_net_is_changed_as_in_the_ssd_fork() -> None:
+    n = lenet()
+    n.update("ip1", {"num_output": 7})
+    n.update("relu1", {"negative_slope": 0.5})
+    del n["loss"]
+    layers = n.to_proto().layer
+    assert n.keys() == ["data", "label", "conv1", "pool1", "ip1", "relu1", "score"]
+    assert n.vals()[2] is n.conv1
+    assert (layers[3].inner_product_param.num_output, layers[4].relu_param.negative_slope, len(layers)) == (7, 0.5, 6)
+
+
+def test_a_value_of_the_wrong_type_names_its_field() -> None:
+    top = L.Convolution(L.Input(), kernel_size=[3, 1.5], weight_filler={"type": "xavier"})
+    with pytest.raises(TypeError, match=r"^ConvolutionParameter\.kernel_size: .*float"):
+        top.to_proto()
+    top.fn.params.update(kernel_size=3, weight_filler={"type": 1})
+    with pytest.raises(TypeError, match=r"^ConvolutionParameter\.weight_filler: FillerParameter\.type: "):
+        top.to_proto()
