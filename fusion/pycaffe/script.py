@@ -14,7 +14,9 @@ from fusion.stand_in import install
 
 _REMEDY = "convert it: 2to3 -w {0} (Python 3.13 and later have no 2to3: pip install fissix, then fissix -w {0})"
 _OLD_MESSAGES = re.compile("Missing parentheses in call|exception types must be parenthesized|leading zeros|of tabs")
-_OLD_SYNTAX = re.compile(r"^\s*(print|exec)\s+[^\s(=]|^\s*raise\s+[\w.]+\s*,|\bexcept\b[^:(]*,|`|<>|\d[lL]\b|\bur['\"]")
+_OLD_SYNTAX = re.compile(
+    r"^\s*(print|exec)\s+[^\s(=]|^\s*raise\s+[\w.]+\s*,|\bexcept\b[^:(]*,|\blambda\s*\(|`|<>|\d[lL]\b|\bur['\"]"
+)
 _OLD_NAMES = """
     basestring cmp execfile file ifilter imap izip izip_longest long raw_input reduce reload unichr unicode xrange
     has_key iteritems iterkeys itervalues __builtin__ ConfigParser cPickle cStringIO httplib Queue StringIO Tkinter
@@ -32,8 +34,8 @@ def compile_script(path: str) -> CodeType:
         line = (error.text or "").strip()
         if not _OLD_MESSAGES.search(error.msg) and not _OLD_SYNTAX.search(line):
             raise
-        place = f"{path}:{error.lineno}"
-        raise FusionError(f"this is Python 2: {line}", place=place, hint=_REMEDY.format(path)) from error
+        message = f"this seems to be Python 2: {line} ({error.msg})"
+        raise FusionError(message, place=f"{path}:{error.lineno}", hint=_REMEDY.format(path)) from error
 
 
 def execute_script(code: CodeType, path: str, arguments: Sequence[str]) -> None:
