@@ -12,17 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from nets import (
-    dense,
-    global_pooling,
-    input_data,
-    layer,
-    lenet_body,
-    lenet_by_hand,
-    normalized,
-    pooling,
-    relu,
-)
+from nets import added, dense, global_pooling, input_data, lenet_body, lenet_by_hand, normalized, pooling, rectified
 from timing import interleaved, machine, table
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
@@ -34,24 +24,26 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def lenet_text() -> str:
-    return input_data(1, 28) + lenet_body() + relu("ip1") + dense("ip2", "ip1", 10)
+    n = input_data(1, 28)
+    n.ip2 = dense(rectified(n, "ip1", lenet_body(n)), 10)
+    return str(n.to_proto())
 
 
 def resnet_text() -> str:
     """Write ResNet-18 with BatchNorm and Scale as Caffe has them."""
-    text = input_data(3, 224) + normalized("conv1", "data", 64, 7, stride=2, pad=3) + relu("conv1")
-    text += pooling("pool1", "conv1", 3, 2, pad=1)
-    bottom = "pool1"
+    n = input_data(3, 224)
+    n.pool1 = bottom = pooling(normalized(n, "conv1", n.data, 64, 7, stride=2, pad=3, relu=True), 3, 2, pad=1)
     for stage in range(4):
         for block in range(2):
             name, outputs, stride = f"res{stage}{block}", 64 << stage, 2 if stage and not block else 1
-            text += normalized(f"{name}a", bottom, outputs, 3, stride=stride, pad=1) + relu(f"{name}a")
-            text += normalized(f"{name}b", f"{name}a", outputs, 3, pad=1)
+            top = normalized(n, f"{name}a", bottom, outputs, 3, stride=stride, pad=1, relu=True)
+            top = normalized(n, f"{name}b", top, outputs, 3, pad=1)
             if stride == 2:
-                text += normalized(f"{name}p", bottom, outputs, 1, stride=2)
-            text += layer(name, "Eltwise", [f"{name}b", f"{name}p" if stride == 2 else bottom]) + relu(name)
-            bottom = name
-    return text + global_pooling("pool", bottom) + dense("fc", "pool", 1000)
+                bottom = normalized(n, f"{name}p", bottom, outputs, 1, stride=2)
+            bottom = added(n, name, top, bottom)
+    n.pool = global_pooling(bottom)
+    n.fc = dense(n.pool, 1000)
+    return str(n.to_proto())
 
 
 @torch.no_grad()

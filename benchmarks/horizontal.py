@@ -15,25 +15,26 @@ from functools import partial
 
 import numpy as np
 import torch
-from nets import dense, input_data, layer, lenet_body, resnet_body
+from nets import dense, input_data, lenet_body, resnet_body
 from timing import interleaved, machine, table
 from torch import Tensor
 
 import prototxt
 from fusion.nets.build import Net, build
 from fusion.nets.weights import load_weights
+from fusion.pycaffe.net_spec import NetSpec, Top, layers as L
 from fusion.surgery import fuse_horizontally
 from prototxt.schema.messages import NetParameter
 
 Weights = dict[str, list[np.ndarray]]
 
 
-def fused(branch: Callable[[str], str], end: str, count: int, size: tuple[int, int]) -> prototxt.Document:
-    """Write branches p0, p1, ... from one input of (channels, side) to `end`, concatenated and scored."""
-    prefixes = [f"p{number}/" for number in range(count)]
-    text = input_data(*size) + "".join(map(branch, prefixes))
-    text += layer("all", "Concat", [prefix + end for prefix in prefixes]) + dense("scores", "all", 10)
-    return prototxt.parse(text)
+def fused(branch: Callable[[NetSpec, str], Top], count: int, size: tuple[int, int]) -> prototxt.Document:
+    """Write branches p0, p1, ... from one input of (channels, side), concatenated and scored."""
+    n = input_data(*size)
+    n.all = L.Concat(*(branch(n, f"p{number}/") for number in range(count)))
+    n.scores = dense(n.all, 10)
+    return prototxt.parse(str(n.to_proto()))
 
 
 def weights_of(net: NetParameter) -> Weights:
@@ -89,20 +90,19 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--device", default="cpu")
     device = options.parse_args().device
-    lenet = lenet_body, "ip1"
-    narrow, wide = ((partial(resnet_body, width=width, depths=(2, 2, 2)), "pool5") for width in (16, 64))
+    narrow, wide = (partial(resnet_body, width=width, depths=(2, 2, 2)) for width in (16, 64))
     rows = []
     with torch.no_grad():
-        for title, (branch, end), count, size, batch, repeats in (
-            ("two LeNets", lenet, 2, (1, 28), 1, 100),
-            ("two LeNets", lenet, 2, (1, 28), 64, 10),
-            ("five LeNets", lenet, 5, (1, 28), 1, 50),
-            ("five LeNets", lenet, 5, (1, 28), 64, 5),
+        for title, branch, count, size, batch, repeats in (
+            ("two LeNets", lenet_body, 2, (1, 28), 1, 100),
+            ("two LeNets", lenet_body, 2, (1, 28), 64, 10),
+            ("five LeNets", lenet_body, 5, (1, 28), 1, 50),
+            ("five LeNets", lenet_body, 5, (1, 28), 64, 5),
             ("two narrow residual nets", narrow, 2, (3, 64), 1, 20),
             ("two narrow residual nets", narrow, 2, (3, 64), 16, 4),
             ("two wide residual nets", wide, 2, (3, 64), 1, 10),
         ):
-            rows.append(row(title, fused(branch, end, count, size), batch, repeats, device))
+            rows.append(row(title, fused(branch, count, size), batch, repeats, device))
     print(
         table(
             ["branches", "batch", "separate", "grouped", "with dense", "grouped", "with dense", "largest difference"],

@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from nets import dense, input_data, layer, lenet_body, resnet_body
+from nets import dense, input_data, lenet_body, resnet_body
 from timing import interleaved, machine, process, table
 
 import prototxt
+from fusion.pycaffe.net_spec import NetSpec, Top, layers as L
 from prototxt.formats.caffemodel import CaffemodelWriter
 from prototxt.schema.messages import NetParameter
 from prototxt.shapes import infer
@@ -28,20 +29,24 @@ COMPOSE = [sys.executable, "-c", RUN.format("compose"), "--num-output", "10", "-
 
 def write_nets(folder: Path, width: int) -> None:
     """Write two nets with weights, and their fused net: ResNet-101 of a width, or LeNets for 0."""
-    data, end = (input_data(3, 224), "pool5") if width else (input_data(1, 28), "ip1")
 
-    def body(prefix: str) -> str:
-        return resnet_body(prefix, width, (3, 4, 23, 3), frozen=True) if width else lenet_body(prefix)
+    def body(n: NetSpec, prefix: str) -> Top:
+        return resnet_body(n, prefix, width, (3, 4, 23, 3), frozen=True) if width else lenet_body(n, prefix)
 
+    size = (3, 224) if width else (1, 28)
     for index, name in enumerate("ab"):
-        write_net(folder, name, data + body(""), seed=index)
-    head = layer("both", "Concat", [f"a/{end}", f"b/{end}"]) + dense("fc", "both", 100 if width else 10)
-    (folder / "fused.prototxt").write_text(data + body("a/") + body("b/") + head)
+        n = input_data(*size)
+        body(n, "")
+        write_net(folder, name, n, seed=index)
+    n = input_data(*size)
+    n.both = L.Concat(body(n, "a/"), body(n, "b/"))
+    n.fc = dense(n.both, 100 if width else 10)
+    (folder / "fused.prototxt").write_text(str(n.to_proto()))
 
 
-def write_net(folder: Path, name: str, text: str, seed: int) -> None:
+def write_net(folder: Path, name: str, n: NetSpec, seed: int) -> None:
     """Write a prototxt and random weights for it."""
-    (folder / f"{name}.prototxt").write_text(text)
+    (folder / f"{name}.prototxt").write_text(str(n.to_proto()))
     net: NetParameter = prototxt.load_net(folder / f"{name}.prototxt")
     rng = np.random.default_rng(seed)
     with CaffemodelWriter(folder / f"{name}.caffemodel", name) as writer:

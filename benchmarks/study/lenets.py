@@ -7,6 +7,7 @@ from typing import NamedTuple
 import nets
 from google.protobuf import text_format
 
+from fusion.pycaffe.net_spec import NetSpec, Top, layers as L
 from prototxt.schema.messages import SolverParameter
 
 BATCH = 25
@@ -25,19 +26,25 @@ SMALL, BIG = Widths(), Widths(16, 32, 128)
 
 def lenet(widths: Widths, classes: int) -> str:
     """Write a LeNet that reads its rows from memory."""
-    text = nets.memory_data(BATCH, 1, 28)
-    text += nets.convolution("conv1", "data", widths.conv1, 5, bias=True, filler="xavier")
-    text += nets.pooling("pool1", "conv1", 2, 2)
-    text += nets.convolution("conv2", "pool1", widths.conv2, 5, bias=True, filler="xavier")
-    text += nets.pooling("pool2", "conv2", 2, 2)
-    text += nets.dense("ip1", "pool2", widths.ip1) + nets.relu("ip1") + nets.dense("ip2", "ip1", classes)
-    return text + nets.layer("loss", "SoftmaxWithLoss", ["ip2", "label"])
+    n = nets.memory_data(BATCH, 1, 28)
+    n.conv1 = nets.convolution(n.data, widths.conv1, 5, bias_term=True, filler="xavier")
+    n.pool1 = nets.pooling(n.conv1, 2, 2)
+    n.conv2 = nets.convolution(n.pool1, widths.conv2, 5, bias_term=True, filler="xavier")
+    n.pool2 = nets.pooling(n.conv2, 2, 2)
+    return _scored(n, n.pool2, widths.ip1, classes)
 
 
 def dense_net(widths: Widths, classes: int) -> str:
     """Write a net without convolutions for the images of 8 x 8 pixels."""
-    text = nets.memory_data(BATCH, 1, 8) + nets.dense("ip1", "data", widths.ip1) + nets.relu("ip1")
-    return text + nets.dense("ip2", "ip1", classes) + nets.layer("loss", "SoftmaxWithLoss", ["ip2", "label"])
+    n = nets.memory_data(BATCH, 1, 8)
+    return _scored(n, n.data, widths.ip1, classes)
+
+
+def _scored(n: NetSpec, bottom: Top, width: int, classes: int) -> str:
+    n.ip1 = nets.dense(bottom, width)
+    n.ip2 = nets.dense(nets.rectified(n, "ip1", n.ip1), classes)
+    n.loss = L.SoftmaxWithLoss(n.ip2, n.label)
+    return str(n.to_proto())
 
 
 def compatible(classes: int, weight: float) -> str:
