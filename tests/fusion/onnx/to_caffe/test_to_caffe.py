@@ -48,6 +48,7 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "pads as in TensorFlow": ([node("Conv", "x w", "y", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": W}),
     "deconvolution": ([node("ConvTranspose", "x w b", "y", pads=[1, 1, 1, 1], strides=[2, 2], group=3)],
                       {"w": draw(3, 2, 4, 4), "b": draw(6)}),
+    "deconvolution, as usual": ([node("ConvTranspose", "x w", "y")], {"w": draw(3, 2, 3, 2)}),
     "deconvolution with uneven pads": ([node("ConvTranspose", "x w", "y", pads=[0, 1, 2, 0], strides=[2, 2])],
                                        {"w": draw(3, 2, 3, 3)}),
     "deconvolution with one more row": ([node("ConvTranspose", "x w", "y", pads=[1, 1, 1, 1], strides=[2, 2],
@@ -150,6 +151,10 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "shifted by another": ([node("GlobalAveragePool", "x", "p"), node("Add", "p x", "y")], {}),
     "less than another": ([node("GlobalAveragePool", "x", "p"), node("Sub", "p x", "y")], {}),
     "factors of rows from a value": ([node("Conv", "x w", "c"), node("Mul", "x c", "y")], {"w": draw(3, 3, 1, 9)}),
+    "one factor for all channels": ([node("GlobalAveragePool", "x", "p"), node("ReduceMean", "p a", "m"),
+                                     node("Mul", "m p", "y")], {"a": shape(1, 2, 3)}),
+    "factors of more channels than pixels": ([node("AveragePool", "x", "a", kernel_shape=[8, 8]),
+                                              node("GlobalAveragePool", "a", "p"), node("Mul", "a p", "y")], {}),
     "centred channels": ([node("GlobalAveragePool", "x", "p"), node("Sub", "x p", "y")], {}),
     "divided by their mean": ([node("Exp", "x", "e"), node("GlobalAveragePool", "e", "p"), node("Div", "e p", "y")],
                               {}),
@@ -463,7 +468,8 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
 WAYS = [
     ("nearest", "asymmetric", "floor", 1.5), ("nearest", "asymmetric", "round_prefer_floor", 2.0),
     ("nearest", "asymmetric", "ceil", 2.0), ("nearest", "half_pixel", "floor", 2.0),
-    ("nearest", "align_corners", "floor", 2.0), ("linear", "asymmetric", "floor", 2.0),
+    ("nearest", "align_corners", "floor", 2.0), ("nearest", "align_corners", "round_prefer_floor", 2.0),
+    ("linear", "asymmetric", "floor", 2.0),
     ("cubic", "align_corners", "floor", 2.0),
 ]  # fmt: skip
 
