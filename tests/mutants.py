@@ -110,14 +110,8 @@ EQUIVALENT: Mapping[str, str] = {
         ),
         "lmdb_leveldb: how databases are read and written changes the time only",
     ),
-    **dict.fromkeys(
-        (
-            "found.append(_Axis(before[axis - 2], reach, stride, begin, end, after[axis + 2], pad, "
-            "(pad - begin) // stride))",
-            "found.append(_Axis(before[axis + 2], reach, stride, begin, end, after[axis - 2], pad, "
-            "(pad - begin) // stride))",
-        ),
-        "to_caffe/windows: there are four axes, so that -2 and 2 are the same one",
+    'if values.get("mode", "constant") != "constant" or pads is None or fill is None or fill.all():': (
+        "to_caffe/windows: the fill is one number"
     ),
     'if len(kinds) != 1 or kinds < {None, "idx"}:': "array_images: there is one kind here",
     "if len(used) <= _WORTH * rows:": "cv_resize: copying the rows changes the time only",

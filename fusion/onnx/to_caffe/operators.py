@@ -260,21 +260,21 @@ def _split(writer: NetWriter, node: onnx.NodeProto) -> None:
 
 def _slice(writer: NetWriter, node: onnx.NodeProto) -> None:
     """Write Slice with constant bounds as one Slice per axis that it shortens."""
-    arrays = [writer.constant(value) if value else None for value in node.input[1:]]
+    arrays = [writer.constant(value) if value else np.zeros(0) for value in node.input[1:]]
     dims = writer.dims(node.input[0])
-    if any(array is None for array, value in zip(arrays, node.input[1:], strict=True) if value):
+    numbers = [array.reshape(-1).tolist() for array in arrays if array is not None]
+    if len(numbers) < len(arrays):
         raise RefusedError("bounds that are computed")
-    starts, ends, axes, steps = (list(array.reshape(-1)) if array is not None else None
-                                 for array in (*arrays, None, None)[:4])  # fmt: skip
-    axes = [int(axis) % len(dims) for axis in axes] if axes else list(range(len(starts or ())))
-    if steps and any(step != 1 for step in steps):
+    starts, ends, axes, steps = (*numbers, [], [])[:4]
+    if any(step != 1 for step in steps):
         raise RefusedError("steps other than 1")
     cuts = []
-    for axis, start, end in zip(axes, starts or (), ends or (), strict=True):
-        low, high, _ = slice(int(start), int(end)).indices(dims[axis]) if axis else (0, 0, 1)
-        if not axis and (int(start) != 0 or int(end) < 2**31 - 1):
+    for number, start, end in zip(axes or range(len(starts)), starts, ends, strict=True):
+        axis = number % len(dims)
+        low, high, _ = slice(start, end).indices(dims[axis])
+        if not axis and (start != 0 or end < 2**31 - 1):
             raise RefusedError("parts of a batch")
-        if axis and (low, high) != (0, dims[axis]):
+        if (low, high) != (0, dims[axis]):
             cuts.append((axis, low, high - low))
     _cut(writer, node, writer.name(node), cuts)
 

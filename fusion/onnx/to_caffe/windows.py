@@ -45,11 +45,11 @@ def _axes(writer: NetWriter, node: onnx.NodeProto, kernel: list[int], dilations:
         raise RefusedError(f"an input of {len(before)} axes instead of 4")
     strides, pads = values.get("strides", [1, 1]), values.get("pads", [0] * 4)
     found = []
-    for axis in (0, 1):
-        begin, end, stride = pads[axis], pads[axis + 2], strides[axis]
-        reach = (kernel[axis] - 1) * dilations[axis] + 1
-        pad = begin if begin >= end else begin + -(-(end - begin) // stride) * stride
-        found.append(_Axis(before[axis + 2], reach, stride, begin, end, after[axis + 2], pad, (pad - begin) // stride))
+    for size, out, length, spread, stride, begin, end in zip(
+        before[2:], after[2:], kernel, dilations, strides, pads[:2], pads[2:], strict=True
+    ):
+        pad = begin + max(0, -(-(end - begin) // stride) * stride)
+        found.append(_Axis(size, (length - 1) * spread + 1, stride, begin, end, out, pad, (pad - begin) // stride))
     return found
 
 
@@ -82,13 +82,13 @@ def deconvolution(writer: NetWriter, node: onnx.NodeProto) -> None:
     strides, pads = values.get("strides", [1, 1]), values.get("pads", [0] * 4)
     more = values.get("output_padding", [0, 0])
     axes, full = [], []
-    for axis in (0, 1):
-        begin, end, kernel = pads[axis], pads[axis + 2], weight.shape[axis + 2]
-        pad = begin if begin == end and not more[axis] else 0
-        whole = strides[axis] * (before[axis + 2] - 1) + kernel - 2 * pad
-        axes.append(_Axis(before[axis + 2], kernel, strides[axis], begin, end, after[axis + 2], pad, begin - pad))
-        full.append(whole)
-        if begin - pad + after[axis + 2] > whole:
+    for size, out, kernel, stride, begin, end, longer in zip(
+        before[2:], after[2:], weight.shape[2:], strides, pads[:2], pads[2:], more, strict=True
+    ):
+        pad = begin if begin == end and not longer else 0
+        axes.append(_Axis(size, kernel, stride, begin, end, out, pad, begin - pad))
+        full.append(stride * (size - 1) + kernel - 2 * pad)
+        if begin - pad + out > full[-1]:
             raise RefusedError("an output_padding that is larger than its pads")
     name, group = writer.name(node), values.get("group", 1)
     layer = _weighted(writer, "Deconvolution", node, name, weight, weight.shape[1] * group)

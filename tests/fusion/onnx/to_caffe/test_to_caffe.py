@@ -443,6 +443,8 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
                           "constants are joined with values"),
     "the batch without its first": ([node("Slice", "x s e", "y")], {"s": shape(1), "e": shape(2**31 - 1)},
                                     "parts of a batch"),
+    "as many as the batch": ([node("Shape", "x", "n", end=1), node("Slice", "x s n a", "y")],
+                             {"s": shape(0), "a": shape(1)}, "bounds that are computed"),
     "the first of the batch": ([node("Slice", "x s e", "y")], {"s": shape(0), "e": shape(1)}, "parts of a batch"),
     "one sample": ([node("Gather", "x i", "y", axis=0)], {"i": np.array(0)}, "samples of a batch"),
     "channels turned round": ([node("Gather", "x i", "y", axis=1)], {"i": shape(1, 0)}, "entries in another order"),
