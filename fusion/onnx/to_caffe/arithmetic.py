@@ -63,9 +63,9 @@ def _broadcast(writer: NetWriter, node: onnx.NodeProto, shapes: list[tuple[int, 
     if node.op_type in ("Sub", "Div"):  # x - y is x + (-y), x / y is x * y^-1
         values = {"scale": -1.0} if node.op_type == "Sub" else {"power": -1.0}
         blobs[1] = _power(writer, f"{name}/{'negative' if node.op_type == 'Sub' else 'inverse'}", blobs[1], **values)
-    sizes = (*[1] * (len(large) - len(shapes[small])), *shapes[small])
-    kept = next((axis for axis in range(len(large)) if set(sizes[axis:]) == {1}), len(large))
-    if len(shapes[small]) != len(large) or sizes[:kept] != large[:kept]:
+    sizes = shapes[small]
+    kept = next((axis for axis in range(len(sizes)) if set(sizes[axis:]) == {1}), len(sizes))
+    if len(sizes) != len(large) or sizes[:kept] != large[:kept]:
         raise RefusedError(f"values of shapes {_shown(shapes[0])} and {_shown(shapes[1])}")
     flat = writer.unique(f"{name}/flat")  # (N, C), as Caffe takes the factors of a prefix of the axes
     writer.layer("Reshape", flat, [blobs[small]]).reshape_param.shape.dim[:] = [0, *sizes[1:kept]]

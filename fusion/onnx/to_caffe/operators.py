@@ -64,7 +64,7 @@ def _dense(writer: NetWriter, node: onnx.NodeProto) -> None:
         # In the plain form alpha and beta are multiplied in, but where the bias is one of these.
         if bias is None or bias.size not in (1, len(arrays[0])) or math.prod(bias.shape[:-1]) != 1:
             raise RefusedError("its bias is computed" if bias is None else "a bias that is not one per output")
-        arrays.append(np.broadcast_to(bias.reshape(-1), arrays[0].shape[:1]))
+        arrays.append(np.broadcast_to(bias.ravel(), len(arrays[0])))
     rank = len(writer.dims(node.input[0]))
     param = writer.step("InnerProduct", node, writer.name(node), arrays).inner_product_param
     param.num_output = arrays[0].shape[0]
@@ -77,9 +77,10 @@ def _dense(writer: NetWriter, node: onnx.NodeProto) -> None:
 def _normalization(writer: NetWriter, node: onnx.NodeProto) -> None:
     """Write BatchNormalization as BatchNorm with the statistics, and Scale with the learned factors."""
     arrays = [writer.constant(value) for value in node.input[1:5]]
-    scale, bias, mean, variance = (np.zeros(0) if array is None else array for array in arrays)
-    if any(array is None for array in arrays):
+    constants = [array for array in arrays if array is not None]
+    if len(constants) < len(arrays):
         raise RefusedError("its statistics or factors are computed")
+    scale, bias, mean, variance = constants
     values, name = attributes(node), writer.name(node)
     output, inner = node.output[0], onnx.NodeProto()
     inner.CopyFrom(node)
@@ -128,7 +129,7 @@ def _prelu(writer: NetWriter, node: onnx.NodeProto) -> None:
     axis = slope.ndim - len(dims) + 1  # of channels: shapes are aligned at the last axis, as (C, 1, 1) or (1, C, 1, 1)
     if slope.size != 1 and (axis < 0 or not slope.size == slope.shape[axis] == dims[1]):
         raise RefusedError("slopes that are not one per channel")
-    layer = writer.step("PReLU", node, writer.name(node), [slope.reshape(-1)])
+    layer = writer.step("PReLU", node, writer.name(node), [slope.ravel()])
     if slope.size == 1 and dims[1] != 1:
         layer.prelu_param.channel_shared = True
         writer.weights[layer.name] = [slope.reshape(()).astype(np.float32)]
@@ -222,7 +223,7 @@ def _reduce(writer: NetWriter, node: onnx.NodeProto) -> None:
         return
     if axes != list(range(axes[0], len(dims))) or not axes[0] or node.op_type not in _REDUCTIONS:
         raise RefusedError(f"a reduction over axes {axes} of {len(dims)}")
-    name, keep = writer.name(node), bool(values.get("keepdims", 1))
+    name, keep = writer.name(node), values.get("keepdims", True)
     inner = writer.unique(f"{name}/reduced") if keep else name
     param = writer.layer("Reduction", inner, [writer.blob(node.input[0])]).reduction_param
     param.operation, param.axis = _REDUCTIONS[node.op_type], axes[0]
@@ -262,7 +263,7 @@ def _slice(writer: NetWriter, node: onnx.NodeProto) -> None:
     """Write Slice with constant bounds as one Slice per axis that it shortens."""
     arrays = [writer.constant(value) if value else np.zeros(0) for value in node.input[1:]]
     dims = writer.dims(node.input[0])
-    numbers = [array.reshape(-1).tolist() for array in arrays if array is not None]
+    numbers = [array.ravel().tolist() for array in arrays if array is not None]
     if len(numbers) < len(arrays):
         raise RefusedError("bounds that are computed")
     starts, ends, axes, steps = (*numbers, [], [])[:4]
@@ -285,7 +286,7 @@ def _gather(writer: NetWriter, node: onnx.NodeProto) -> None:
     axis = attributes(node).get("axis", 0) % len(dims)
     if index is None or not axis:
         raise RefusedError("entries that are computed" if index is None else "samples of a batch")
-    numbers = (index.reshape(-1) % dims[axis]).tolist()
+    numbers = (index.ravel() % dims[axis]).tolist()
     if index.ndim > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise RefusedError("entries in another order")
     name = writer.name(node)
@@ -317,7 +318,7 @@ def _reshape(writer: NetWriter, node: onnx.NodeProto) -> None:
 def _reshape_to(writer: NetWriter, node: onnx.NodeProto, name: str, bottom: str) -> None:
     """Write the layer that gives a blob the shape of the node's output."""
     before, after = writer.dims(node.input[0]), writer.dims(node.output[0])
-    if before[0] != after[0] or after[0]:
+    if before[0] or after[0]:
         raise RefusedError("its batch becomes another axis, or its size is fixed")
     if len(after) == 2 and len(before) > 2 and math.prod(before[1:]) == after[1]:
         writer.step("Flatten", node, name, bottom=bottom)
@@ -326,8 +327,8 @@ def _reshape_to(writer: NetWriter, node: onnx.NodeProto, name: str, bottom: str)
 
 
 def _transpose(writer: NetWriter, node: onnx.NodeProto) -> None:
-    order = list(attributes(node).get("perm", range(len(writer.dims(node.input[0])))[::-1]))
-    if order[0]:
+    order = attributes(node).get("perm")
+    if order is None or order[0]:
         raise RefusedError("its batch becomes another axis")
     layer = writer.step("Permute", node, writer.name(node))
     fields(layer).permute_param.order[:] = order

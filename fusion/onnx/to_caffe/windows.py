@@ -216,7 +216,7 @@ def padding(writer: NetWriter, node: onnx.NodeProto) -> None:
     fill = writer.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
     if values.get("mode", "constant") != "constant" or pads is None or fill is None or fill.any():
         raise RefusedError("pads other than constant zeros")
-    begin, end = pads.reshape(2, -1)
+    begin, end = np.split(pads, 2)
     if len(dims) != 4 or begin[:2].any() or end[:2].any() or (pads < 0).any():
         raise RefusedError("pads of other axes than height and width, or negative ones")
     name, channels = writer.name(node), dims[1]

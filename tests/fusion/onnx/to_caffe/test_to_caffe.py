@@ -21,6 +21,7 @@ from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
 from fusion.onnx.to_caffe import CaffeNet, convert_graph
+from fusion.onnx.to_caffe.net_writer import NetWriter, RefusedError
 from prototxt.schema.forks import has_fields
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
@@ -445,6 +446,8 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
                                     "parts of a batch"),
     "as many as the batch": ([node("Shape", "x", "n", end=1), node("Slice", "x s n a", "y")],
                              {"s": shape(0), "a": shape(1)}, "bounds that are computed"),
+    "almost all of the batch": ([node("Slice", "x s e", "y")], {"s": shape(0), "e": shape(2**31 - 2)},
+                                "parts of a batch"),
     "the first of the batch": ([node("Slice", "x s e", "y")], {"s": shape(0), "e": shape(1)}, "parts of a batch"),
     "one sample": ([node("Gather", "x i", "y", axis=0)], {"i": np.array(0)}, "samples of a batch"),
     "channels turned round": ([node("Gather", "x i", "y", axis=1)], {"i": shape(1, 0)}, "entries in another order"),
@@ -498,6 +501,40 @@ def test_resizing_in_other_ways_is_refused(mode: str, place: str, near: str, fac
 def test_sequences_are_refused_where_caffe_takes_images(nodes: Nodes, constants: dict[str, Any], says: str) -> None:
     with pytest.raises(OnnxError, match=says):
         converted(nodes, constants, shape=("N", 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "sizes", "layers"),
+    [
+        ([node("PRelu", "x s", "y")], {"s": draw(1)}, (1, 8), ["PReLU"]),
+        ([node("PRelu", "x s", "y")], {"s": draw(1)}, (2, 3, 4), ["PReLU"]),
+        ([node("PRelu", "x s", "y")], {"s": draw(1)}, (5,), ["PReLU"]),
+        ([node("Flatten", "x", "y")], {}, (3, 8), ["Flatten"]),
+        ([node("Reshape", "x s", "y")], {"s": shape(0, 3, 2)}, (6,), ["Reshape"]),
+        ([node("Gather", "x i", "y", axis=1)], {"i": np.array(0)}, (1, 8, 9), ["Reshape"]),
+        ([node("Softmax", "x", "y")], {}, (3, 4), ["Softmax"]),
+        ([node("Add", "x c", "y")], {"c": draw(4)}, (4,), ["Bias"]),
+        ([node("Gemm", "x w b", "g"), node("Add", "g c", "y")], {"w": draw(4, 2), "b": draw(2), "c": draw(2)}, (4,),
+         ["InnerProduct", "Bias"]),
+        ([node("MatMul", "x w", "g"), node("Add", "g c", "y")], {"w": draw(4, 2), "c": draw(2)}, (4,),
+         ["InnerProduct"]),
+        ([node("MatMul", "x w", "g"), node("Add", "g c", "y")], {"w": draw(4, 3), "c": draw(3, 1)}, (3, 4),
+         ["InnerProduct", "Bias"]),
+    ],
+)  # fmt: skip
+def test_values_of_other_shapes(
+    nodes: Nodes, constants: dict[str, Any], sizes: tuple[int, ...], layers: list[str]
+) -> None:
+    made, file = converted(nodes, constants, shape=("N", *sizes))
+    assert kinds(made)[1:] == layers
+    x = draw(2, *sizes, seed=9)
+    (expected,) = inference_session(file.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(computed(made, x)["y"].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_constant_that_fits_along_one_axis_alone_is_refused() -> None:
+    with pytest.raises(OnnxError, match="a constant of shape 3x8x1 for Nx3x1x9"):
+        converted([node("Add", "x c", "y")], {"c": draw(3, 8, 1)}, shape=("N", 3, 1, 9))
 
 
 def test_a_fixed_batch_is_refused_only_where_it_is_written_down() -> None:
@@ -678,3 +715,21 @@ def test_layers_that_have_one_constant_in_common_are_not_one_module() -> None:
     made, _ = converted(nodes, weights)
     names = {layer.name: [param.name for param in layer.param] for layer in made.net.layer[1:]}
     assert names == {"a": ["a.0", "a.1"], "b": [], "a_2": ["a.0", "a.1"]}
+    nodes = [node("Conv", "x folded_1 c.bias", "h"), node("Conv", "h folded_2 c.bias", "y")]
+    made, _ = converted(nodes, {"folded_1": draw(3, 3, 1, 1), "folded_2": draw(3, 3, 1, 1, seed=1), "c.bias": draw(3)})
+    assert [(layer.name, len(layer.param)) for layer in made.net.layer[1:]] == [("c", 0), ("c_2", 0)]
+
+
+def test_shapes_and_names_in_a_net_writer() -> None:
+    shapes = {"a": (None, 3, 4), "b": (2, 3), "c": (None, None), "d": (None, 3, None), "e": ()}
+    graph = replace(normalize_graph(from_model(model([node("Relu", "x", "y")]))), shapes=shapes,
+                    constants={"k": np.zeros((4, 5))})  # fmt: skip
+    writer = NetWriter(graph)
+    assert [writer.dims(name) for name in "abk"] == [(0, 3, 4), (2, 3), (4, 5)]
+    for name in "cdz":
+        with pytest.raises(RefusedError, match=f"the size of '{name}' is not known; give --input-shape"):
+            writer.dims(name)
+    with pytest.raises(RefusedError, match="'e' is a single number"):
+        writer.dims("e")
+    assert [writer.unique(name) for name in ("n", "n", "n", "", "")] == ["n", "n_2", "n_3", "layer", "layer_2"]
+    assert [writer.learns(name) for name in ("a.b", "a", "a.b:0", "/a.b", "3.a")] == [True, False, True, False, False]
