@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 from fusion.composition.net_text import format_layer, read_net, reparse
 from fusion.composition.onnx_sources import read_onnx
@@ -38,9 +39,9 @@ def onnx_net(
     if pixels is None:
         hint = f"give --pixels, one of {', '.join(PIXELS)}, or such as mean:104,117,123,std:1,order:bgr"
         raise ComposeError("how this net expects the pixels of images is not known", place=place, hint=hint)
-    place = onnx_path(path, (channels, *size) if size else None)
-    graph = load_graph(place)
-    text = read_onnx(Source("net", place, at=scores_value(graph), pixels=pixels), reference=True)
+    file = onnx_path(path, (channels, *size) if size else None)
+    graph = replace(load_graph(file), place=place)
+    text = read_onnx(Source("net", file, at=scores_value(graph), pixels=pixels), reference=True)
     net = read_net(text.document)
     inputs = [layer for layer in net.layers if layer.type == "Input"]
     if len(inputs) > 1:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fusion.composition import Source, compose
+from fusion.composition import Source, compose, onnx_net as onnx_net_module
 from fusion.composition.net_text import read_net
 from fusion.composition.onnx_net import onnx_net
 from fusion.composition.onnx_sources import read_onnx
@@ -370,6 +370,16 @@ def test_onnx_files_that_take_no_images(tmp_path: Path) -> None:
         ComposeError, match=r"takes 3 numbers per image; the size .*\n  hint: .* --input-shape x=1,1,1,3"
     ):
         onnx_net(path, pixels="rgb")
+
+
+def test_errors_name_a_pytorch_net_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "exported.onnx"
+    onnx.save(model([node("Gemm", "x k", "y", transB=1)], {"k": draw(3, 3)}, shape=("N", 3)), path)
+    asked = []
+    monkeypatch.setattr(onnx_net_module, "onnx_path", lambda *given: asked.append(given) or str(path))
+    with pytest.raises(ComposeError, match=r"^nets\.py:Net:w\.pth: its input 'x' takes 3 numbers per image, not 5x6"):
+        onnx_net("nets.py:Net:w.pth", pixels="rgb", size=(5, 6), channels=1)
+    assert asked == [("nets.py:Net:w.pth", (1, 5, 6))]
 
 
 def test_an_onnx_file_as_a_source(tmp_path: Path) -> None:
