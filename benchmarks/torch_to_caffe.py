@@ -3,8 +3,8 @@
     python benchmarks/torch_to_caffe.py                   # all classifiers without attention and LayerNorm
     python benchmarks/torch_to_caffe.py resnet18 mnasnet0_5 --write
 
-For each net, with random weights and calibrated statistics: the class scores in phase TEST, in torch and, if it is
-installed, in OpenCV 4, whose importer reads Caffe nets; the gradients of a loss in phase TRAIN (float64, without
+For each net, with random weights and calibrated statistics: the class scores in phase TEST, in torch (float32, where deep
+random nets magnify rounding, and float64) and, if it is installed, in OpenCV 4, whose importer reads Caffe nets; the gradients of a loss in phase TRAIN (float64, without
 dropout); and whether the state dict made from the Caffe weights is the module's again.
 """
 
@@ -81,23 +81,29 @@ def measure(name: str) -> list[str]:
         stored = read_weights(f"{folder}/net.caffemodel")
         state = to_state_dict(parse(to_text(made.net)), stored)
         images = torch.randn(2, 3, size, size)
-        net = build(made.net, "TEST", shapes={"data": tuple(images.shape)})
-        load_weights(net, stored, strict=True)
-        with torch.no_grad():
-            scores, expected = next(iter(net({"data": images}).values())), module(images)
-        test = float((scores - expected).abs().max() / expected.abs().max())
-        del net
+        test = _scores(module, made.net, stored, images)
         # OpenCV's own schema has ceil_mode of a fork instead of BVLC's round_mode.
         text = to_text(made.net).replace("round_mode: FLOOR", "ceil_mode: false")
         Path(f"{folder}/net.prototxt").write_text(text)
-        opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], expected[:1])
+        with torch.no_grad():
+            opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], module(images[:1]))
         own = module.state_dict()
         keys = [key for key in own if "num_batches" not in key]
         returns = own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in keys)
-        train = "not measured"
+        exact = train = "not measured"
         if _size(module) < LARGE:
+            exact = f"{_scores(module.double(), made.net, stored, images.double()):.1e}"
             train = f"{_gradients(module, made.net, stored, torch.randn(4, *images.shape[1:])):.1e}"
-    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", opencv, train, "yes" if returns else "no"]
+    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", exact, opencv, train, "yes" if returns else "no"]
+
+
+def _scores(module: nn.Module, net: NetParameter, weights: Weights, images: Tensor) -> float:
+    """Return the largest difference of the scores in phase TEST, over the largest score, in the images' precision."""
+    built = build(net, "TEST", shapes={"data": tuple(images.shape)})
+    load_weights(built, weights, strict=True)
+    with torch.no_grad():
+        found, expected = next(iter(built.to(images.dtype)({"data": images}).values())), module(images)
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def _opencv(prototxt: str, caffemodel: str, image: Tensor, expected: Tensor) -> str:
@@ -162,9 +168,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.nets or names():
         done = subprocess.run([sys.executable, __file__, "--row", name], capture_output=True, text=True, check=False)
         lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], "", "", "no"])
+        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], "", "", "", "no"])
         print(*rows[-1], flush=True)
-    head = ["net", "layers", "BVLC", "scores, TEST", "scores, OpenCV", "gradients, TRAIN", "state dict returns"]
+    head = [
+        "net",
+        "layers",
+        "BVLC",
+        "scores, float32",
+        "scores, float64",
+        "scores, OpenCV",
+        "gradients, TRAIN",
+        "state dict returns",
+    ]
     text = f"{table(head, rows)}\n\n{machine()}, torch {torch.__version__}, torchvision {torchvision.__version__}.\n"
     print(text)
     if arguments.write:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import ExportError
 from fusion.nets.build import build, restrict_to_blobs
-from fusion.nets.inputs import integer_noise, noise
+from fusion.nets.inputs import integer_noise, known_input_shapes, noise
 from fusion.nets.weights import load_weights
 from fusion.onnx.runtime import cast_input, inference_session, integer_dtype
 from fusion.onnx.sidecar import read_pair
@@ -64,6 +64,21 @@ def verify_onnx(
     label = "the exported model" if isinstance(model, bytes) else os.fspath(model)
     title = f"ONNX Runtime on {label} against the net, on noise with seed {seed}"
     return Comparison("onnx", title, tuple(rows), rtol=rtol)
+
+
+def rounding(net: NetParameter, weights: Mapping[str, Any], seed: int = 0) -> float:
+    """Return the largest difference of a deploy net's outputs on noise in float32 and float64, over the largest output.
+
+    Deep nets whose weights are not trained can magnify the rounding of their first layers a thousand times.
+    """
+    built = build(net, seed=0)
+    load_weights(built, weights)
+    shapes = {name: [size or 1 for size in shape or ()] for name, shape in known_input_shapes(net).items()}
+    fed = {name: noise(name, shape, seed) for name, shape in shapes.items()}
+    with torch.no_grad():
+        single = built(fed)
+        double = built.double()({name: tensor.double() for name, tensor in fed.items()})
+    return max(compare_arrays("", name, double[name].numpy(), single[name].numpy()).relative for name in double)
 
 
 def _known(

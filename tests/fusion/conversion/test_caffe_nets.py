@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from caffe_fusion_tools import compose, convert, merge, verify
@@ -23,6 +25,7 @@ from fusion.nets.build import build, params
 from fusion.nets.weights import load_weights
 from fusion.onnx.graphs.graph import Graph
 from fusion.onnx.to_caffe import CaffeNet, convert_graph
+from fusion.verification.comparison import Comparison, Difference
 from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.encode import to_text
 from prototxt.schema.load import load_net
@@ -98,6 +101,25 @@ class Twice(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [N, 3, H, W]."""
         return self.bn(self.conv(self.bn(self.conv(x)).relu()))
+
+
+@pytest.mark.parametrize(
+    ("shift", "found", "agrees"),
+    [(0, 9e-5, True), (0, 2e-4, False), (1e4, 2e-3, True), (1e4, 9e-3, False), (1e6, 9e-3, True), (1e6, 1.1e-2, False)],
+)
+def test_a_converted_net_may_differ_by_ten_times_its_rounding(
+    shift: float, found: float, agrees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adding and subtracting 1e4 changes the last digits of values up to 4 by 1e-4 to 5e-4 of the largest."""
+    path = tmp_path / "net.onnx"
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (float[1,3] x) => (float[1,3] y) <float[1] k = {%s}> {%s}'
+    onnx.save(onnx.parser.parse_model(text % (float(shift), "h = Add (x, k) y = Sub (h, k)")), path)
+    rows = (Difference("l", "y", (1, 3), found, found),)
+    monkeypatch.setattr(
+        "fusion.export.verify.verify_onnx", lambda *given, rtol, inputs: Comparison("n", "two", rows, rtol=rtol)
+    )
+    with nullcontext() if agrees else pytest.raises(OnnxError, match=f"differs from it by {found:.1e} of its largest"):
+        assert to_caffe(path).notes[0] == f"within {found:.1e} of ONNX Runtime's largest output"
 
 
 def test_a_module_that_is_called_twice_has_one_set_of_parameters(small: Small) -> None:

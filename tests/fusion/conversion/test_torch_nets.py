@@ -6,14 +6,18 @@ import os
 import pickle
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from small_net import Small
 
+from fusion.conversion import export_module as export_module_file
 from fusion.conversion.export_module import export_module, module_onnx
 from fusion.conversion.net_names import holds_its_weights, is_torch_net, net_files
 from fusion.conversion.onnx_files import onnx_path
@@ -339,6 +343,45 @@ class Choosing(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return a sum or the input."""
         return x.sum((2, 3)) if float(x.sum()) > 0 else x
+
+
+class Magnifying(torch.nn.Module):
+    """Loses the last digits of the mean: rounding changes its answers by 2e-5 at 1e3, 3e-4 at 1e4, 2e-3 at 1e5."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [N, C], float32."""
+        return x.sum((2, 3)) / 7 + self.shift - self.shift
+
+
+@pytest.mark.parametrize(
+    ("module", "wrong", "agrees"),
+    [
+        (Magnifying(0.0), 9e-5, True),
+        (Magnifying(0.0), 2e-4, False),
+        (Magnifying(1e4), 2e-3, True),
+        (Magnifying(1e4), 6e-3, False),
+        (Magnifying(1e5), 8e-3, True),
+        (Magnifying(1e5), 1.2e-2, False),
+        (Random(), 0.0, False),
+    ],
+)
+def test_a_file_may_differ_by_ten_times_the_modules_rounding(
+    module: torch.nn.Module, wrong: float, agrees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(names: None, fed: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        answer = module(torch.from_numpy(fed["data"])).numpy()
+        answer.flat[0] += wrong * np.abs(answer).max()
+        return [answer]
+
+    session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="data")], run=run)
+    monkeypatch.setattr("fusion.onnx.runtime.inference_session", lambda path: session)
+    with nullcontext() if agrees else pytest.raises(OnnxError, match=r"^net: the exported net answers differently"):
+        export_module_file._check(TorchNet("net", module, (torch.zeros(1, 3, 8, 8),)), "net.onnx")
+    assert not any(tensor.dtype == torch.float64 for tensor in module.state_dict().values())
 
 
 @pytest.mark.slow
