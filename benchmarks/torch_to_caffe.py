@@ -3,9 +3,10 @@
     python benchmarks/torch_to_caffe.py                   # all classifiers without attention and LayerNorm
     python benchmarks/torch_to_caffe.py resnet18 mnasnet0_5 --write
 
-For each net, with random weights and calibrated statistics: the class scores in phase TEST, in torch (float32, where deep
-random nets magnify rounding, and float64) and, if it is installed, in OpenCV 4, whose importer reads Caffe nets; the gradients of a loss in phase TRAIN (float64, without
-dropout); and whether the state dict made from the Caffe weights is the module's again.
+For each net, with random weights and statistics of random images: the class scores in phase TEST in float32, beside what
+rounding to float32 changes in the module itself; the same in float64; in OpenCV 4, whose importer reads Caffe nets, if it is
+installed; the gradients of a loss in phase TRAIN (float64, without dropout); and whether the state dict made from the Caffe
+weights is the module's again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from timing import machine, replace_part, table
@@ -65,8 +67,9 @@ def module_of(name: str) -> nn.Module:
             part.p = 0.0
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None
+            part.eps = float(np.float32(part.eps))  # as a prototxt has it
     with torch.no_grad():
-        module.train()(torch.randn(4, 3, size_of(name), size_of(name)))
+        module.train()(torch.randn(16, 3, size_of(name), size_of(name)))
     return module.eval()
 
 
@@ -81,28 +84,34 @@ def measure(name: str) -> list[str]:
         stored = read_weights(f"{folder}/net.caffemodel")
         state = to_state_dict(parse(to_text(made.net)), stored)
         images = torch.randn(2, 3, size, size)
-        test = _scores(module, made.net, stored, images)
+        single = module(images).detach()
+        test = _difference(_scores(made.net, stored, images), single)
         # OpenCV's own schema has ceil_mode of a fork instead of BVLC's round_mode.
         text = to_text(made.net).replace("round_mode: FLOOR", "ceil_mode: false")
         Path(f"{folder}/net.prototxt").write_text(text)
-        with torch.no_grad():
-            opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], module(images[:1]))
-        own = module.state_dict()
-        keys = [key for key in own if "num_batches" not in key]
-        returns = own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in keys)
-        exact = train = "not measured"
+        opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], single[:1])
+        given = module.state_dict()
+        keys = [key for key in given if "num_batches" not in key]
+        returns = given.keys() == state.keys() and all(torch.equal(given[key], state[key]) for key in keys)
+        own = exact = train = "not measured"
         if _size(module) < LARGE:
-            exact = f"{_scores(module.double(), made.net, stored, images.double()):.1e}"
+            double = module.double()(images.double()).detach()
+            own = f"{_difference(single.double(), double):.1e}"
+            exact = f"{_difference(_scores(made.net, stored, images.double()), double):.1e}"
             train = f"{_gradients(module, made.net, stored, torch.randn(4, *images.shape[1:])):.1e}"
-    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", exact, opencv, train, "yes" if returns else "no"]
+    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", own, exact, opencv, train, "yes" if returns else "no"]
 
 
-def _scores(module: nn.Module, net: NetParameter, weights: Weights, images: Tensor) -> float:
-    """Return the largest difference of the scores in phase TEST, over the largest score, in the images' precision."""
+def _scores(net: NetParameter, weights: Weights, images: Tensor) -> Tensor:
+    """Return the class scores in phase TEST, in the precision of the images."""
     built = build(net, "TEST", shapes={"data": tuple(images.shape)})
     load_weights(built, weights, strict=True)
     with torch.no_grad():
-        found, expected = next(iter(built.to(images.dtype)({"data": images}).values())), module(images)
+        return next(iter(built.to(images.dtype)({"data": images}).values()))
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, over the largest value."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -121,7 +130,7 @@ def _opencv(prototxt: str, caffemodel: str, image: Tensor, expected: Tensor) -> 
     except cv2.error as error:
         kind = re.search(r'of type "(\w+)"', str(error))
         return f"no {kind[1]}" if kind else "not read"
-    return f"{float((found.reshape(expected.shape) - expected).abs().max() / expected.abs().max()):.1e}"
+    return f"{_difference(found.reshape(expected.shape), expected):.1e}"
 
 
 def _size(module: nn.Module) -> int:
@@ -168,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.nets or names():
         done = subprocess.run([sys.executable, __file__, "--row", name], capture_output=True, text=True, check=False)
         lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], "", "", "", "no"])
+        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], *[""] * 4, "no"])
         print(*rows[-1], flush=True)
     head = [
         "net",
