@@ -3,10 +3,10 @@
     python benchmarks/torch_to_caffe.py                   # all classifiers without attention and LayerNorm
     python benchmarks/torch_to_caffe.py resnet18 mnasnet0_5 --write
 
-For each net, with random weights and statistics of random images: the class scores in phase TEST in float32, beside what
-rounding to float32 changes in the module itself; the same in float64; in OpenCV 4, whose importer reads Caffe nets, if it is
-installed; the gradients of a loss in phase TRAIN (float64, without dropout); and whether the state dict made from the Caffe
-weights is the module's again.
+For each net, with random weights and statistics of random images: the class scores in phase TEST in float32, beside
+the change by rounding to float32 in the module itself; the same in float64; in OpenCV 4, whose importer reads Caffe
+nets, if it is installed; the gradients of a loss in phase TRAIN (float64, without dropout); and whether the state dict
+made from the Caffe weights is the module's again.
 """
 
 from __future__ import annotations
