@@ -57,13 +57,13 @@ def _first_convolution(net: NetParameter, place: str) -> LayerParameter:
         return readers[0]
     names = ", ".join(f"{layer.name} ({layer.type})" for layer in readers) or "none"
     message = f"pixels are folded into a convolution that alone reads the net's one input; here are {names}"
-    raise ComposeError(message, place=place, hint="leave --fold-pixels out: layers then prepare the pixels")
+    raise ComposeError(message, place=place, hint="do not fold them: layers then prepare the pixels")
 
 
 def _insert_bias(net: NetParameter, layer: LayerParameter, place: str) -> None:
     """Put a Bias layer between the input and its reader."""
     if any(_NAME in (one.name, *one.top) for one in net.layer):
-        raise ComposeError(f"a layer or blob has the name '{_NAME}'", place=place, hint="leave --fold-pixels out")
+        raise ComposeError(f"a layer or blob has the name '{_NAME}'", place=place, hint="do not fold the pixels")
     layers = list(net.layer)
     after_input = next(index for index, one in enumerate(layers) if one.type == "Input") + 1
     layers.insert(after_input, LayerParameter(name=_NAME, type="Bias", bottom=layer.bottom, top=[_NAME]))

@@ -76,7 +76,7 @@ def test_folded_pixels_are_the_prepared_ones(kind: str, param: str, options: dic
     ("text", "says"),
     [
         ('layer { name: "p" type: "Pooling" bottom: "data" top: "p" }', r"the net's one input; here are p \(Pooling\)"),
-        (CONV % ("", "kernel_size: 3 group: 3"), r"\(Convolution\)[\s\S]*hint: leave --fold-pixels out"),
+        (CONV % ("", "kernel_size: 3 group: 3"), r"\(Convolution\)[\s\S]*hint: do not fold them"),
         (CONV % ('param { name: "shared" } ', "kernel_size: 3"), r"here are conv \(Convolution\)"),
         (CONV % ("", "kernel_size: 3") + 'layer { name: "s" type: "Silence" bottom: "data" }', r"\), s \(Silence\)"),
         (
