@@ -44,18 +44,17 @@ def resize_image(im: NDArray[Any], new_dims: Dims, interp_order: int = 1) -> NDA
 
 def _zoom(image: NDArray[Any], size: tuple[int, int], order: int, *, to_corners: bool) -> NDArray[np.float64]:
     """Resize the first two axes; `to_corners` is ndimage's rule, else skimage's holds and 0 is read outside."""
-    result = image.astype(np.float64)
     for axis, new in enumerate(size):
         old = image.shape[axis]
         if to_corners:
             positions = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
         else:
             positions = (np.arange(new) + 0.5) * (old / new) - 0.5
-        result = _interpolate(result, axis, np.floor(positions + 0.5) if order == 0 else positions)
-    return result
+        image = _interpolate(image, axis, np.floor(positions + 0.5) if order == 0 else positions)
+    return image
 
 
-def _interpolate(image: NDArray[np.float64], axis: int, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(image: NDArray[Any], axis: int, positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the values at positions of an axis, between two pixels the linear mixture, outside the image 0."""
     below = np.floor(positions).astype(int)
     above = positions - below

@@ -97,7 +97,10 @@ def load_image(filename: str | os.PathLike[str] | BinaryIO, color: bool = True) 
 def _pixels(picture: Image.Image) -> NDArray[np.float64]:
     """Return gray or colour pixels from 0 to 1."""
     if picture.mode.startswith("I"):  # 16 bits, which some versions of Pillow hold in 32
-        return np.asarray(picture, np.float64) / 65_535
+        deep = np.asarray(picture, np.float64)
+        if deep.max() > 65_535:
+            raise PictureError("its pixels have more than 16 bits")
+        return deep / 65_535
     if picture.mode == "F":
         return np.asarray(picture, np.float64)
     gray = picture.mode in ("1", "L") or (picture.mode == "P" and _is_gray(picture))

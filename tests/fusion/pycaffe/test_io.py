@@ -90,6 +90,9 @@ def test_no_image(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(good[:-40])
     with pytest.raises(DataError, match=r"cut\.png"):
         io.load_image(str(tmp_path / "cut.png"))
+    deep = saved(tmp_path / "deep.tif", np.array([[65_536]], np.int32))
+    with pytest.raises(DataError, match=r"deep\.tif: its pixels have more than 16 bits"):
+        io.load_image(deep)
     with pytest.raises(FileNotFoundError):
         io.load_image(str(tmp_path / "none.png"))
 
