@@ -110,6 +110,9 @@ EQUIVALENT: Mapping[str, str] = {
         ),
         "lmdb_leveldb: how databases are read and written changes the time only",
     ),
+    'holder = os.pread(handle, 1001, 0).decode("utf-8", "replace").strip() or "a process that is starting"': (
+        "file_lock: what is read is shorter"
+    ),
     'if values.get("mode", "constant") != "constant" or pads is None or fill is None or fill.all():': (
         "to_caffe/windows: the fill is one number"
     ),

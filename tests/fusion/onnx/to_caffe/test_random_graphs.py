@@ -7,14 +7,13 @@ other readers of a value their numbers.
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import model, node
 
 from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.weights import load_weights
@@ -22,9 +21,6 @@ from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
 from fusion.onnx.to_caffe import convert_graph
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
-from graphs import model, node
 
 pytest.importorskip("onnxruntime")
 SIZES = CHANNELS, HEIGHT, WIDTH = 4, 6, 7

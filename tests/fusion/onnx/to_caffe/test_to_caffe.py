@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
+from conversions import POSITIVE, Nodes, W, computed, converted, kinds, shape
+from graphs import draw, node
 
 from fusion.conversion.caffe_nets import to_caffe
 from fusion.errors import OnnxError
-from fusion.nets.build import build, params, restrict_to_blobs
+from fusion.nets.build import build, params
 from fusion.nets.weights import load_weights
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
-from fusion.onnx.to_caffe import CaffeNet, convert_graph
-from fusion.onnx.to_caffe.net_writer import NetWriter, RefusedError
+from fusion.onnx.to_caffe import convert_graph
 from prototxt.schema.forks import has_fields
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
-from graphs import draw, model, node
-
 pytest.importorskip("onnxruntime")
-Nodes = list[onnx.NodeProto]
-W = draw(4, 3, 3, 3)
-POSITIVE = np.abs(draw(3)) + 0.5
 UNEVEN = [0, 1, 2, 3]  # top, left, bottom, right
-
-
-def shape(*sizes: int) -> np.ndarray[Any, Any]:
-    return np.array(sizes, np.int64)
 
 
 # The nodes from x (N, 3, 8, 9) to y, and their constants.
@@ -201,20 +189,6 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def converted(nodes: Nodes, constants: dict[str, Any], **settings: Any) -> tuple[CaffeNet, onnx.ModelProto]:
-    file = model(nodes, constants, **{"shape": ("N", 3, 8, 9), **settings})
-    graph = from_model(file)
-    return convert_graph(normalize_graph(graph), outputs=graph.outputs), file
-
-
-def computed(made: CaffeNet, x: np.ndarray[Any, Any], phase: str = "TEST") -> dict[str, torch.Tensor]:
-    net = build(made.net, phase, shapes={"x": x.shape}, seed=0)
-    report = load_weights(net, made.weights)
-    assert not report.missing
-    assert not report.unused
-    return {name: value.detach() for name, value in net({"x": torch.from_numpy(x)}).items()}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_an_operator_gives_the_numbers_of_onnx_runtime(name: str) -> None:
     nodes, constants = CASES[name]
@@ -225,10 +199,6 @@ def test_an_operator_gives_the_numbers_of_onnx_runtime(name: str) -> None:
     found = computed(made, x)["y"].numpy()
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
-
-
-def kinds(made: CaffeNet) -> list[str]:
-    return [layer.type for layer in made.net.layer]
 
 
 def test_only_what_needs_a_fork_is_noted_as_one() -> None:
@@ -243,44 +213,6 @@ def test_only_what_needs_a_fork_is_noted_as_one() -> None:
                 convert_graph(normalize_graph(from_model(file)), only_bvlc=True)
             assert any(note.startswith(f"BVLC Caffe has no {next(iter(own))}; forks have it: ") for note in made.notes)
     assert forks == {"shuffled channels": {"Permute"}, "interpolated between corners": {"Interp"}}
-
-
-def test_layers_are_those_of_the_module() -> None:
-    """Names as torch's exporter writes them: a block of a convolution, batch normalization, ReLU and a shortcut."""
-    nodes = [
-        node("Conv", "x layer1.0.conv1.weight", "/layer1/layer1.0/conv1/Conv_output_0", pads=[1, 1, 1, 1]),
-        node("BatchNormalization", "/layer1/layer1.0/conv1/Conv_output_0 layer1.0.bn1.weight layer1.0.bn1.bias "
-             "layer1.0.bn1.running_mean layer1.0.bn1.running_var", "n"),
-        node("Relu", "n", "/layer1/layer1.0/relu/Relu_output_0"),
-        node("Add", "/layer1/layer1.0/relu/Relu_output_0 x", "/layer1/layer1.0/Add_output_0"),
-        node("Relu", "/layer1/layer1.0/Add_output_0", "/layer1/layer1.0/relu_1/Relu_output_0"),
-        node("Flatten", "/layer1/layer1.0/relu_1/Relu_output_0", "f"),
-        node("Gemm", "f fc.weight fc.bias", "y", transB=1),
-    ]  # fmt: skip
-    scale, shift, mean, variance = draw(3), draw(3, seed=1), draw(3, seed=2), POSITIVE
-    weights = {"layer1.0.conv1.weight": draw(3, 3, 3, 3), "layer1.0.bn1.weight": scale, "layer1.0.bn1.bias": shift,
-               "layer1.0.bn1.running_mean": mean, "layer1.0.bn1.running_var": variance,
-               "fc.weight": draw(5, 216), "fc.bias": draw(5)}  # fmt: skip
-    made, _ = converted(nodes, weights)
-    assert [(layer.name, layer.type, *layer.bottom, *layer.top) for layer in made.net.layer] == [
-        ("x", "Input", "x"),
-        ("layer1/0/conv1", "Convolution", "x", "layer1/0/conv1"),
-        ("layer1/0/bn1", "BatchNorm", "layer1/0/conv1", "layer1/0/conv1"),
-        ("layer1/0/bn1/scale", "Scale", "layer1/0/conv1", "layer1/0/conv1"),
-        ("layer1/0/relu", "ReLU", "layer1/0/conv1", "layer1/0/conv1"),
-        ("layer1/0", "Eltwise", "layer1/0/conv1", "x", "layer1/0"),
-        ("layer1/0/relu_1", "ReLU", "layer1/0", "layer1/0/relu_1"),
-        ("f", "Flatten", "layer1/0/relu_1", "f"),
-        ("fc", "InnerProduct", "f", "y"),
-    ]
-    stored = made.weights
-    np.testing.assert_array_equal(stored["layer1/0/conv1"][0], weights["layer1.0.conv1.weight"])
-    for blob, array in zip(stored["layer1/0/bn1"], (mean, variance, np.ones(1)), strict=True):
-        np.testing.assert_array_equal(blob, array)
-    for blob, array in zip(stored["layer1/0/bn1/scale"], (scale, shift), strict=True):
-        np.testing.assert_array_equal(blob, array)
-    assert list(made.net.layer[0].input_param.shape[0].dim) == [1, 3, 8, 9]
-    assert [layer.name for layer in made.net.layer if layer.param] == []  # all of it can be trained
 
 
 def test_constants_of_the_graph_are_frozen_and_parameters_of_the_module_learn() -> None:
@@ -305,44 +237,6 @@ def test_settings_of_training_are_kept() -> None:
     assert layers["y"].batch_norm_param.eps == pytest.approx(1e-5)
     assert layers["d"].dropout_param.dropout_ratio == 0.25
     assert (list(layers["d"].bottom), list(layers["d"].top)) == (["n"], ["n"])
-
-
-def test_names_of_modules() -> None:
-    """A module at the top is not the net, a function keeps its name, and numbers tell layers of one name apart."""
-    nodes = [node("Relu", "x", "/act/Relu_output_0", name="/act/Relu"), node("Neg", "/act/Relu_output_0", "a"),
-             node("Relu", "a", "b", name="/act/Relu_1"), node("Neg", "b", "c", name="/Neg"),
-             node("Neg", "c", "d", name="/Neg_1"), node("Neg", "d", "e", name="node_7"),
-             node("Neg", "e", "y", name="/a/b/b.0/Neg")]  # fmt: skip
-    made, _ = converted(nodes, {})
-    assert [layer.name for layer in made.net.layer] == ["x", "act", "a", "act_2", "Neg", "Neg_1", "e", "a/b/0"]
-
-
-def test_repeated_modules_share_their_parameters() -> None:
-    """Each blob of them; statistics do not learn, and constants stay frozen."""
-    nodes = [node("BatchNormalization", "x b.weight b.bias b.running_mean b.running_var", "n"),
-             node("Relu", "n", "r"),
-             node("BatchNormalization", "r b.weight b.bias b.running_mean b.running_var", "m"),
-             node("Mul", "m /scale.weight", "p"), node("Neg", "p", "q"), node("Mul", "q /scale.weight", "s"),
-             node("Conv", "s c.weight", "y")]  # fmt: skip
-    constants = {"b.weight": draw(3), "b.bias": draw(3, seed=1), "b.running_mean": draw(3, seed=2),
-                 "b.running_var": POSITIVE, "/scale.weight": draw(3, 1, 1), "c.weight": draw(2, 3, 1, 1)}  # fmt: skip
-    made, _ = converted(nodes, constants)
-    found = {
-        layer.name: [(param.name, param.lr_mult, param.decay_mult) for param in layer.param]
-        for layer in made.net.layer
-        if layer.name in made.weights
-    }
-    statistics = [(f"b.{index}", 0, 1) for index in range(3)]
-    factors = [(f"b.scale.{index}", 1, 1) for index in range(2)]
-    assert found == {
-        "b": statistics, "b/scale": factors, "b_2": statistics, "b_2/scale": factors,
-        "/scale": [("/scale.scale.0", 0, 0)], "/scale_2": [("/scale.scale.0", 0, 0)], "c": [],
-    }  # fmt: skip
-
-
-def test_unread_parts_are_silenced() -> None:
-    made, _ = converted(*CASES["parts"])
-    assert [list(layer.bottom) for layer in made.net.layer if layer.type == "Silence"] == [["a/1"]]
 
 
 def test_a_bias_joins_the_layer_below() -> None:
@@ -380,129 +274,6 @@ def test_layers_are_the_plainest() -> None:
         assert kinds(converted(*CASES[name])[0])[1:] == expected_kinds, name
 
 
-REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
-    "no layer": ([node("Erf", "x", "e"), node("Erf", "e", "y")], {}, r"Erf \(2x, first 'e'\): Caffe has no such layer"),
-    "product of values": ([node("Transpose", "x", "t", perm=[0, 1, 3, 2]), node("MatMul", "x t", "y")], {},
-                          "a product of two values"),
-    "batch moved": ([node("Transpose", "x", "y", perm=[1, 0, 2, 3])], {}, "its batch becomes another axis"),
-    "axes reversed": ([node("Transpose", "x", "y")], {}, "its batch becomes another axis"),
-    "dilated pooling": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], dilations=[2, 1])], {}, "a dilated pooling"),
-    "pads as wide as the kernel along one axis": (
-        [node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[3, 1], pads=[0, 0, 1, 0])], {},
-        "uneven pads as wide as its kernel"),
-    "half-pixel": ([node("Resize", "x - s", "y", mode="linear")], {"s": [1.0, 1.0, 2.0, 2.0]}, "Resize linear, half"),
-    "pads of 1": ([node("Pad", "x p v", "y")], {"p": shape(0, 0, 1, 1, 0, 0, 1, 1), "v": 1.0}, "constant zeros"),
-    "every second": ([node("Slice", "x s e a t", "y")],
-                     {"s": shape(0), "e": shape(8), "a": shape(2), "t": shape(2)}, "steps other than 1"),
-    "spatial gate": ([node("ReduceMean", "x a", "m"), node("Mul", "x m", "y")], {"a": shape(1)},
-                     r"a reduction over axes \[1\] of 4"),
-    "a maximum with 2": ([node("Max", "x c", "y")], {"c": 2.0}, "the maximum with a constant other than 0"),
-    "maxima with several": ([node("Max", "x c", "y")], {"c": np.zeros((3, 1, 1))}, "a constant other than 0"),
-    "a bias per sample": (
-        [node("ReduceMax", "x a", "m", keepdims=0), node("Gemm", "m w b", "y", transB=1, alpha=2.0)],
-        {"a": shape(2, 3), "w": draw(3, 3), "b": draw(3, 1)}, "a bias that is not one per output"),
-    "a transposed input": (
-        [node("ReduceMax", "x a", "m", keepdims=0), node("Gemm", "m w", "g", transA=1), node("Gemm", "m g", "y")],
-        {"a": shape(2, 3), "w": draw(5, 3)}, r"Gemm \(\dx"),
-    "integers": ([node("Cast", "x", "i", to=7), node("Div", "i t", "d"), node("Cast", "d", "y", to=1)],
-                 {"t": np.array(2)}, "values of type int64"),
-    "indices of maxima": ([node("MaxPool", "x", "m k", kernel_shape=[2, 2]), node("Cast", "k", "c", to=1),
-                           node("Add", "m c", "y")], {}, "indices of the maxima"),
-    "computed bound": ([node("ReduceMax", "x", "m", keepdims=0), node("Clip", "x - m", "y")], {}, "is computed"),
-    "a power of each": ([node("Pow", "x p", "y")], {"p": draw(3, 1, 1)}, "a power that is no single constant"),
-    "weights per sample": ([node("MatMul", "x w", "y")], {"w": draw(3, 9, 5)}, "weights of more than two axes"),
-    "a computed bias": ([node("ReduceMax", "x a", "m", keepdims=0), node("Gemm", "m w m", "y")],
-                        {"a": shape(2, 3), "w": draw(3, 3)}, "its bias is computed"),
-    "computed factors": ([node("ReduceMax", "x a", "m", keepdims=0), node("BatchNormalization", "x m b b v", "y")],
-                         {"a": shape(0, 2, 3), "b": draw(3), "v": POSITIVE}, "its statistics or factors are computed"),
-    "computed slopes": ([node("PRelu", "x x", "y")], {}, "slopes that are computed"),
-    "a slope per column": ([node("PRelu", "x s", "y")], {"s": draw(9)}, "slopes that are not one per channel"),
-    "a slope per row": ([node("PRelu", "x s", "y")], {"s": draw(3, 8, 1)}, "slopes that are not one per channel"),
-    "computed filters": ([node("Conv", "x x", "y")], {}, "its weights are computed"),
-    "computed bias of a convolution": (
-        [node("ReduceMax", "x a", "m", keepdims=0), node("Conv", "x w m", "y")],
-        {"a": shape(0, 2, 3), "w": draw(3, 3, 1, 1)}, "its bias is computed"),
-    "TensorFlow's pads of a deconvolution": (
-        [node("ConvTranspose", "x w", "y", auto_pad="SAME_LOWER", strides=[2, 3])], {"w": draw(3, 2, 4, 3)},
-        "output_shape or auto_pad instead of pads"),
-    "a deconvolution of a given size": (
-        [node("ConvTranspose", "x w", "y", output_shape=[15, 17], strides=[2, 2])], {"w": draw(3, 2, 4, 3)},
-        "output_shape or auto_pad instead of pads"),
-    "a dilated deconvolution": ([node("ConvTranspose", "x w", "y", dilations=[1, 2])], {"w": draw(3, 2, 2, 2)},
-                                "a dilated ConvTranspose"),
-    "more columns than Caffe has": ([node("ConvTranspose", "x w", "y", output_padding=[0, 1], strides=[2, 2])],
-                                    {"w": draw(3, 2, 2, 2)}, "an output_padding that is larger than its pads"),
-    "pads of channels": ([node("Pad", "x p", "y")], {"p": shape(0, 1, 0, 0, 0, 0, 0, 0)}, "pads of other axes than"),
-    "pads after the channels": ([node("Pad", "x p", "y")], {"p": shape(0, 0, 0, 0, 0, 1, 0, 0)}, "pads of other axes"),
-    "negative pads": ([node("Pad", "x p", "y")], {"p": shape(0, 0, -1, 0, 0, 0, 2, 2)}, "or negative ones"),
-    "mirrored pads": ([node("Pad", "x p", "y", mode="reflect")], {"p": shape(0, 0, 1, 1, 0, 0, 1, 1)},
-                      "pads other than constant zeros"),
-    "maxima of a row": ([node("ReduceMax", "x a", "y")], {"a": shape(3)}, r"a reduction over axes \[3\] of 4"),
-    "a mean of the batch": ([node("ReduceMean", "x", "y")], {}, r"a reduction over axes \[0, 1, 2, 3\] of 4"),
-    "a longer batch": ([node("Concat", "x x", "y", axis=0)], {}, "samples are joined into a longer batch"),
-    "a constant joined": ([node("Concat", "x c", "y", axis=1)], {"c": draw(2, 3, 8, 9)},
-                          "constants are joined with values"),
-    "the batch without its first": ([node("Slice", "x s e", "y")], {"s": shape(1), "e": shape(2**31 - 1)},
-                                    "parts of a batch"),
-    "as many as the batch": ([node("Shape", "x", "n", end=1), node("Slice", "x s n a", "y")],
-                             {"s": shape(0), "a": shape(1)}, "bounds that are computed"),
-    "almost all of the batch": ([node("Slice", "x s e", "y")], {"s": shape(0), "e": shape(2**31 - 2)},
-                                "parts of a batch"),
-    "the first of the batch": ([node("Slice", "x s e", "y")], {"s": shape(0), "e": shape(1)}, "parts of a batch"),
-    "one sample": ([node("Gather", "x i", "y", axis=0)], {"i": np.array(0)}, "samples of a batch"),
-    "channels turned round": ([node("Gather", "x i", "y", axis=1)], {"i": shape(1, 0)}, "entries in another order"),
-    "a table of channels": ([node("Gather", "x i", "y", axis=1)], {"i": np.array([[0, 1]])}, "in another order"),
-    "computed entries": ([node("Cast", "x", "c", to=7), node("Gather", "x c", "y", axis=1)], {},
-                         "entries that are computed"),
-    "maximum of different shapes": ([node("GlobalAveragePool", "x", "p"), node("Max", "x p", "y")], {},
-                                    "values of different shapes"),
-    "a sum with a constant": ([node("Sum", "x x c", "y")], {"c": draw(3, 8, 9)}, "constants among several values"),
-    "a factor per place": ([node("Conv", "x w", "c"), node("Mul", "x c", "y")], {"w": draw(1, 3, 1, 1)},
-                           "values of shapes Nx3x8x9 and Nx1x8x9"),
-    "a shift per sample": ([node("Add", "x c", "y")], {"c": draw(2, 1, 1, 1)},
-                           "a constant of shape 2x1x1x1 for Nx3x8x9"),
-    "a constant of more axes": ([node("Add", "x c", "y")], {"c": draw(1, 1, 1, 1, 1)},
-                                "a constant of shape 1x1x1x1x1 for Nx3x8x9"),
-    "a constant that repeats the value": (
-        [node("ReduceMean", "x a", "m"), node("Sigmoid", "m", "s"), node("Add", "s c", "y")],
-        {"a": shape(1, 2, 3), "c": draw(3, 1, 1)}, "a constant of shape 3x1x1 for Nx1x1x1"),
-}  # fmt: skip
-
-
-# Ways of nearest Resize that repeat no pixels, and ways of interpolation that Caffe's forks do not have.
-WAYS = [
-    ("nearest", "asymmetric", "floor", 1.5), ("nearest", "asymmetric", "round_prefer_floor", 2.0),
-    ("nearest", "asymmetric", "ceil", 2.0), ("nearest", "half_pixel", "floor", 2.0),
-    ("nearest", "align_corners", "floor", 2.0), ("nearest", "align_corners", "round_prefer_floor", 2.0),
-    ("linear", "asymmetric", "floor", 2.0),
-    ("cubic", "align_corners", "floor", 2.0),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("mode", "place", "near", "factor"), WAYS)
-def test_resizing_in_other_ways_is_refused(mode: str, place: str, near: str, factor: float) -> None:
-    resized = node("Resize", "x - s", "y", mode=mode, coordinate_transformation_mode=place, nearest_mode=near)
-    with pytest.raises(OnnxError, match=f"Resize {mode}, {place}: Caffe repeats pixels, or interpolates"):
-        converted([resized], {"s": [1.0, 1.0, factor, 2.0]})
-
-
-@pytest.mark.parametrize(
-    ("nodes", "constants", "says"),
-    [
-        ([node("Conv", "x w", "y")], {"w": draw(2, 3, 2)}, "1 spatial axes instead of 2"),
-        ([node("ConvTranspose", "x w", "y")], {"w": draw(3, 2, 2)}, "1 spatial axes instead of 2"),
-        ([node("MaxPool", "x", "y", kernel_shape=[2])], {}, "an input of 3 axes instead of 4"),
-        ([node("GlobalAveragePool", "x", "y")], {}, "an input of 3 axes instead of 4"),
-        ([node("Resize", "x - s", "y", mode="nearest")], {"s": [1.0, 1.0, 2.0]}, "an input of 3 axes instead of 4"),
-        ([node("Pad", "x p", "y")], {"p": shape(0, 0, 1, 0, 0, 1)}, "pads of other axes than height and width"),
-        ([node("PRelu", "x s", "y")], {"s": draw(8)}, "slopes that are not one per channel"),
-    ],
-)
-def test_sequences_are_refused_where_caffe_takes_images(nodes: Nodes, constants: dict[str, Any], says: str) -> None:
-    with pytest.raises(OnnxError, match=says):
-        converted(nodes, constants, shape=("N", 3, 8))
-
-
 @pytest.mark.parametrize(
     ("nodes", "constants", "sizes", "layers"),
     [
@@ -530,116 +301,6 @@ def test_values_of_other_shapes(
     x = draw(2, *sizes, seed=9)
     (expected,) = inference_session(file.SerializeToString()).run(None, {"x": x})
     np.testing.assert_allclose(computed(made, x)["y"].numpy(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_constant_that_fits_along_one_axis_alone_is_refused() -> None:
-    with pytest.raises(OnnxError, match="a constant of shape 3x8x1 for Nx3x1x9"):
-        converted([node("Add", "x c", "y")], {"c": draw(3, 8, 1)}, shape=("N", 3, 1, 9))
-
-
-def test_a_fixed_batch_is_refused_only_where_it_is_written_down() -> None:
-    made, _ = converted([node("Relu", "x", "y")], {}, shape=(4, 3, 8, 9))
-    assert list(made.net.layer[0].input_param.shape[0].dim) == [1, 3, 8, 9]
-    with pytest.raises(OnnxError, match="its batch becomes another axis, or its size is fixed"):
-        converted([node("Reshape", "x s", "y")], {"s": shape(3, 2, 72)}, shape=(2, 3, 8, 9))
-    with pytest.raises(OnnxError, match="parts of a batch"):
-        converted([node("Split", "x n", "a y")], {"n": shape(1, 1)}, shape=(2, 3, 8, 9))
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_caffe_cannot_compute_is_refused(name: str) -> None:
-    nodes, constants, says = REFUSED[name]
-    with pytest.raises(OnnxError, match=says):
-        converted(nodes, constants)
-
-
-def test_all_that_is_refused_is_listed_with_the_place_before_it() -> None:
-    nodes = [node("Relu", "x", "r"), node("Erf", "r", "e"), node("Sin", "e", "s"), node("Sin", "s", "y")]
-    with pytest.raises(OnnxError) as caught:
-        converted(nodes, {})
-    lines = str(caught.value).splitlines()
-    assert lines[1:] == [
-        "    Erf (1x, first 'e'): Caffe has no such layer",
-        "    Sin (2x, first 's'): Caffe has no such layer",
-        "  hint: cut the net before the first of them, at r",
-    ]
-
-
-def test_reasons_of_one_kind_are_joined() -> None:
-    reduced = [node("ReduceMax", f"x {axis}", f"m{axis}") for axis in "cbb"]
-    for number, each in enumerate(reduced):
-        each.output[0] = f"m{number}"
-    outputs = ("m0", "m1", "m2")
-    axes = {"c": shape(1), "b": shape(2)}
-    with pytest.raises(OnnxError) as caught:
-        converted(reduced, axes, outputs=outputs)
-    assert caught.value.message == (
-        "Caffe's layers cannot express one of its operators: ReduceMax (3x, first 'm0'): "
-        "a reduction over axes [1] of 4; a reduction over axes [2] of 4"
-    )
-    reduced[2].input[1] = "d"
-    with pytest.raises(OnnxError, match=r"'m0'\): a reduction over axes \[1\] of 4; 2 more reasons\n") as caught:
-        converted(reduced, {**axes, "d": shape(3)}, outputs=outputs)
-    with pytest.raises(OnnxError) as caught:
-        converted([node("Relu", "x", "r"), node("MatMul", "x r", "y")], {}, shape=("N", 3, 8, 8))
-    assert caught.value.hint == "cut the net before the first of them, at x and r"
-    with pytest.raises(OnnxError) as caught:
-        converted([node("MatMul", "r w", "y"), node("RandomNormal", "", "r", shape=[1, 3])], {"w": draw(3, 2)})
-    assert caught.value.hint == "export it in another form"
-
-
-def test_an_open_size_is_asked_for() -> None:
-    nodes = [node("Relu", "x", "y")]
-    with pytest.raises(OnnxError, match=r"the size of its input 'x' is open: \?x3x\?x\?") as caught:
-        converted(nodes, {}, shape=("N", 3, "h", "w"))
-    assert "--input-shape x=1,3,224,224" in str(caught.value)
-
-
-def test_outputs_have_their_names_and_blobs_of_their_own() -> None:
-    nodes = [
-        node("Conv", "x w", "c"),
-        node("Relu", "c", "y"),
-        node("Identity", "y", "z"),
-        node("Split", "c", "p q", axis=1, num_outputs=2),
-    ]
-    made, file = converted(nodes, {"w": W}, outputs=("y", "q", "z", "p"))
-    x = draw(2, 3, 8, 9, seed=9)
-    net = build(made.net, "TEST", shapes={"x": x.shape}, seed=0)
-    load_weights(net, made.weights)
-    expected = inference_session(file.SerializeToString()).run(["y", "q", "z", "p"], {"x": x})
-    found = restrict_to_blobs(net, ["y", "q", "z", "p"])({"x": torch.from_numpy(x)})
-    for name, array in zip("yqzp", expected, strict=True):
-        np.testing.assert_allclose(found[name].detach().numpy(), array, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "outputs", "layers"),
-    [
-        ([node("Relu", "x", "r"), node("Identity", "r", "y")], "y", ["x y"]),  # as TensorFlow's exporters end
-        ([node("Identity", "x", "y")], "y", ["x y"]),
-        ([node("Identity", "x", "y"), node("Relu", "y", "z")], "zy", ["x z", "x y"]),
-        ([node("Relu", "x", "r"), node("Identity", "r", "y"), node("Neg", "y", "q")], "yqr", ["x y", "y q", "y r"]),
-        ([node("Relu", "x", "q"), node("Neg", "q", "p"), node("Identity", "p", "y"), node("Abs", "q", "z")], "yz",
-         ["x q", "q y", "q z"]),
-    ],
-)  # fmt: skip
-def test_a_value_with_two_names_has_those_of_the_outputs(nodes: Nodes, outputs: str, layers: list[str]) -> None:
-    made, file = converted(nodes, {}, outputs=tuple(outputs))
-    assert [" ".join((*layer.bottom, *layer.top)) for layer in made.net.layer[1:]] == layers
-    x = draw(2, 3, 8, 9, seed=9)
-    expected = inference_session(file.SerializeToString()).run(list(outputs), {"x": x})
-    found = restrict_to_blobs(build(made.net, "TEST", shapes={"x": x.shape}), list(outputs))({"x": torch.from_numpy(x)})
-    for name, array in zip(outputs, expected, strict=True):
-        np.testing.assert_array_equal(found[name].numpy(), array)
-
-
-def test_a_value_in_the_middle_is_an_output() -> None:
-    nodes = [node("Relu", "x", "r"), node("Reshape", "r s", "y")]
-    made, _ = converted(nodes, {"s": shape(0, 3, 8, 9)}, outputs=("y", "r"))
-    x = draw(2, 3, 8, 9, seed=9)
-    found = computed(made, x)
-    np.testing.assert_array_equal(found["y"].numpy(), np.maximum(x, 0))
-    assert [layer.top[0] for layer in made.net.layer] == ["x", "r", "y"]
 
 
 MODULES = {"resnet18": 64, "mobilenet_v3_small": 64, "shufflenet_v2_x0_5": 64, "squeezenet1_1": 64, "densenet121": 64,
@@ -689,47 +350,3 @@ def test_a_module_of_torchvision(name: str, tmp_path: Path) -> None:
     assert ours is not None
     scale = first.weight.grad.abs().max()
     assert (ours - first.weight.grad).abs().max() <= 1e-6 * scale
-
-
-def test_an_output_that_is_a_constant_is_refused() -> None:
-    with pytest.raises(OnnxError, match="its output 'k' is a constant"):
-        converted([node("Relu", "x", "y"), node("Relu", "w", "k")], {"w": W}, outputs=("y", "k"))
-
-
-def test_an_output_without_a_name_is_refused() -> None:
-    graph = replace(normalize_graph(from_model(model([node("Relu", "x", "y")]))), outputs=("y", ""))
-    with pytest.raises(OnnxError, match="one of its outputs has no name"):
-        convert_graph(graph)
-
-
-def test_an_output_that_is_given_twice_is_one_blob() -> None:
-    graph = normalize_graph(from_model(model([node("Relu", "x", "y")])))
-    assert [layer.name for layer in convert_graph(replace(graph, outputs=("y", "y"))).net.layer] == ["x", "y"]
-
-
-def test_layers_that_have_one_constant_in_common_are_not_one_module() -> None:
-    """Exporters store equal constants once: two convolutions may have a bias in common, and other weights."""
-    nodes = [node("Conv", "x a.weight c.bias", "h"), node("Conv", "h b.weight c.bias", "i"),
-             node("Conv", "i a.weight c.bias", "y")]  # fmt: skip
-    weights = {"a.weight": draw(3, 3, 1, 1), "b.weight": draw(3, 3, 1, 1, seed=1), "c.bias": draw(3)}
-    made, _ = converted(nodes, weights)
-    names = {layer.name: [param.name for param in layer.param] for layer in made.net.layer[1:]}
-    assert names == {"a": ["a.0", "a.1"], "b": [], "a_2": ["a.0", "a.1"]}
-    nodes = [node("Conv", "x folded_1 c.bias", "h"), node("Conv", "h folded_2 c.bias", "y")]
-    made, _ = converted(nodes, {"folded_1": draw(3, 3, 1, 1), "folded_2": draw(3, 3, 1, 1, seed=1), "c.bias": draw(3)})
-    assert [(layer.name, len(layer.param)) for layer in made.net.layer[1:]] == [("c", 0), ("c_2", 0)]
-
-
-def test_shapes_and_names_in_a_net_writer() -> None:
-    shapes = {"a": (None, 3, 4), "b": (2, 3), "c": (None, None), "d": (None, 3, None), "e": ()}
-    graph = replace(normalize_graph(from_model(model([node("Relu", "x", "y")]))), shapes=shapes,
-                    constants={"k": np.zeros((4, 5))})  # fmt: skip
-    writer = NetWriter(graph)
-    assert [writer.dims(name) for name in "abk"] == [(0, 3, 4), (2, 3), (4, 5)]
-    for name in "cdz":
-        with pytest.raises(RefusedError, match=f"the size of '{name}' is not known; give --input-shape"):
-            writer.dims(name)
-    with pytest.raises(RefusedError, match="'e' is a single number"):
-        writer.dims("e")
-    assert [writer.unique(name) for name in ("n", "n", "n", "", "")] == ["n", "n_2", "n_3", "layer", "layer_2"]
-    assert [writer.learns(name) for name in ("a.b", "a", "a.b:0", "/a.b", "3.a")] == [True, False, True, False, False]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import draw, model, node
 
 from fusion.errors import OnnxError
 from fusion.nets.build import build
@@ -20,9 +19,6 @@ from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
 from fusion.onnx.to_caffe import convert_graph
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
-from graphs import draw, model, node
 
 pytest.importorskip("onnxruntime")
 COUNT = 60
