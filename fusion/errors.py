@@ -49,6 +49,10 @@ class BuildError(FusionError):
     """A net cannot be built from its description."""
 
 
+class LayerCodeError(BuildError):
+    """The code of a user's Python layer raises an error, which is the cause of this one."""
+
+
 class UnknownSizeError(BuildError):
     """The size of a blob is not known, maybe because of another error."""
 

@@ -21,6 +21,11 @@ class _Newest(Enum):
     BOTH, HOST, DEVICE = range(3)
 
 
+def has_copy(tensor: Tensor) -> bool:
+    """Return whether NumPy needs a copy of the tensor's numbers."""
+    return tensor.device.type != "cpu"
+
+
 class Memory:
     """Numbers that NumPy and torch both see, as Caffe's SyncedMemory.
 
@@ -41,7 +46,7 @@ class Memory:
 
     def array(self) -> Array:
         """Return the numbers for NumPy, which may change them."""
-        if self._tensor.device.type == "cpu":
+        if not has_copy(self._tensor):
             values: Array = self._tensor.numpy()
             return values
         if self._host is None:
@@ -61,9 +66,13 @@ class Memory:
 
     def write(self) -> Tensor:
         """Return the numbers for torch, which changes all or some of them."""
-        tensor = self.read()
+        self.read()
+        return self.overwrite()
+
+    def overwrite(self) -> Tensor:
+        """Return the numbers for torch, which changes or has changed all of them."""
         self._newest = _Newest.DEVICE
-        return tensor
+        return self._tensor
 
     def reshape(self, shape: tuple[int, ...]) -> None:
         """Change the shape; the numbers stay where there is room for them, else all are 0."""
@@ -79,11 +88,13 @@ class Blob:
     """Values and their gradients, as in pycaffe.
 
     data, diff  float32, or float64 where the net does; assign elements: `top[0].data[...] = x`
+    parameter   the tensor of a module that the values are, or None
     """
 
-    def __init__(self, *shape: int) -> None:
-        self._data = Memory(torch.zeros(shape))
+    def __init__(self, *shape: int, device: torch.device | str = "cpu") -> None:
+        self._data = Memory(torch.zeros(shape, device=device))
         self._diff: Memory | None = None
+        self.parameter: Tensor | None = None
 
     @property
     def data(self) -> Array:
@@ -145,6 +156,8 @@ class Blob:
         self._data.reshape(sizes)
         if self._diff is not None:
             self._diff.reshape(sizes)
+        if self.parameter is not None:
+            self.parameter.data = self._data.read()
 
     def set_values(self, values: Tensor) -> None:
         """Use this tensor's memory for the values, and set the gradients to 0."""
@@ -154,9 +167,18 @@ class Blob:
         """Use this tensor's memory for the gradients."""
         self._diff = Memory(gradients)
 
+    def clear_gradients(self) -> None:
+        """Set the gradients to 0."""
+        if self._diff is not None:
+            self._diff.write().zero_()
+
     def share_values(self, other: Blob) -> None:
-        """Use the memory of another blob's values."""
-        self._data = other._data
+        """Use the memory of another blob's values; the gradients stay apart."""
+        self._data, self.parameter = other._data, other.parameter
+
+    def use_parameter(self, parameter: Tensor) -> None:
+        """Use the memory of a module's parameter or buffer for the values."""
+        self._data, self.parameter = Memory(parameter.data), parameter
 
     def _legacy(self, axis: int) -> int:
         return self.shape[axis] if axis < len(self.shape) else 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from fusion.errors import BuildError, FusionError, raise_all
+from fusion.errors import BuildError, FusionError, LayerCodeError, raise_all
 from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer
 from fusion.layers.registry import Context, Phase, layer
 from fusion.layers.uncompiled import keep_from_compiler
@@ -81,11 +81,24 @@ class _Session:
 
 
 _session: ContextVar[_Session | None] = ContextVar("python_layers", default=None)
+_allowing: ContextVar[bool] = ContextVar("allowing_python", default=False)
 
 
 def allowed(allow: bool | None) -> bool:
-    """Return whether Python layers may run: `allow`, or the environment variable where it is None."""
-    return os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes") if allow is None else allow
+    """Return whether Python layers may run: `allow`, or where it is None the block or the environment variable."""
+    if allow is None:
+        return _allowing.get() or os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes")
+    return allow
+
+
+@contextmanager
+def allowing_python() -> Iterator[None]:
+    """Let Python layers run inside the block."""
+    token = _allowing.set(True)
+    try:
+        yield
+    finally:
+        _allowing.reset(token)
 
 
 @contextmanager
@@ -133,7 +146,7 @@ def _blame(name: str, method: str) -> Iterator[None]:
     except FusionError:
         raise
     except Exception as error:
-        raise BuildError(f"layer '{name}': {method}: {type(error).__name__}: {error}") from error
+        raise LayerCodeError(f"layer '{name}': {method}: {type(error).__name__}: {error}") from error
 
 
 class PythonLayer(nn.Module):

@@ -152,6 +152,14 @@ def _plan(parts: _Parts, name: str, phase: Phase) -> NetPlan:
     )
 
 
+def build_again(layer: LayerParameter, shapes: NetShapes, index: int, phase: Phase) -> nn.Module:
+    """Build the module of layer `index`, which has no blobs, for other shapes of the net."""
+    kind = find_layer_type(layer.type)
+    assert kind is not None, "the net has been built"
+    context = _context(layer, shapes, index, phase, None)
+    return vary(layer, context, kind.build(layer, context))
+
+
 def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Compute every blob by Caffe's name, in its final version; gradients flow. Unneeded inputs may be left out."""
     values = run(net, inputs)

@@ -76,8 +76,10 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
     return LoadReport(tuple(fitting), missing, tuple(name for name in weights if name not in own))
 
 
-def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
-    """Write the parameters and statistics of all layers, in the format of the name's ending.
+def save_weights(net: Net, path: str | os.PathLike[str], *, format: str | None = None) -> None:
+    """Write the parameters and statistics of all layers.
+
+    format  "caffemodel" or "hdf5"; None: that of the name's ending
 
     Those of Onnx layers go to a safetensors file beside it, see `fusion.onnx.sidecar`.
     Raises: prototxt.WeightsError for an unknown ending, or a layer that the format cannot hold.
@@ -96,7 +98,7 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
     # A second layer of a name has its blobs under "name (2)", which is no call.
     call_names = {layer.name for layer in description.layer}
     description.layer.extend(LayerParameter(name=name) for name in arrays if name not in call_names)
-    write_pair(path, arrays, net=description)
+    write_pair(path, arrays, net=description, format=format)
 
 
 def share_weights(net: Net, owner: Net) -> None:

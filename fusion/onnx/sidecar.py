@@ -81,14 +81,21 @@ def read_pair(path: Path) -> Weights | MergedWeights:
 
 
 def write_companion(
-    path: Path, layers: Planned, *, name: str = "", progress: Callable[[int], None] | None = None
+    path: Path,
+    layers: Planned,
+    *,
+    name: str = "",
+    format: str | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Planned:
     """Write the blobs of the Onnx layers beside `path`; return the layers for the file itself.
 
     layers  all layers of the net with their blobs
+    format  of the file itself; None: that of its ending
     Raises: WeightsError for a name whose ending is no known format; OSError.
     """
-    format_by_name(os.fspath(path))
+    if format is None:
+        format_by_name(os.fspath(path))
     other = sidecar_path(path)
     if other is None:
         return layers
@@ -103,14 +110,20 @@ def write_companion(
 
 
 def write_pair(
-    path: Path, weights: Mapping[str, Sequence[NDArray[Any]]], *, net: NetParameter | None = None
+    path: Path,
+    weights: Mapping[str, Sequence[NDArray[Any]]],
+    *,
+    net: NetParameter | None = None,
+    format: str | None = None,
 ) -> list[str]:
     """Write weights as `prototxt.write_weights` does, those of Onnx layers beside them; return the paths written.
+
+    format  "caffemodel" or "hdf5"; None: that of the ending
 
     Raises: WeightsError, OSError.
     """
     name = net.name if net is not None else ""
     layers = layers_of(weights, net, os.fspath(path))
-    save_layers(path, write_companion(path, layers, name=name), name=name)
+    save_layers(path, write_companion(path, layers, name=name, format=format), name=name, format=format)
     other = sidecar_path(path) if any(entry.type == ONNX and blobs for entry, blobs in layers) else None
     return [os.fspath(path), *([other] if other is not None else [])]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         net_spec as net_spec,
         proto as proto,
     )
+    from fusion.pycaffe.errors import CaffeError as CaffeError
     from fusion.pycaffe.mode import (
         has_nccl as has_nccl,
         init_log as init_log,
@@ -39,11 +40,21 @@ if TYPE_CHECKING:
         solver_count as solver_count,
         solver_rank as solver_rank,
     )
+    from fusion.pycaffe.net import Net as Net
     from fusion.pycaffe.net_spec import (
         NetSpec as NetSpec,
         layers as layers,
         params as params,
         to_proto as to_proto,
+    )
+    from fusion.pycaffe.solvers import (
+        AdaDeltaSolver as AdaDeltaSolver,
+        AdaGradSolver as AdaGradSolver,
+        AdamSolver as AdamSolver,
+        NesterovSolver as NesterovSolver,
+        RMSPropSolver as RMSPropSolver,
+        SGDSolver as SGDSolver,
+        get_solver as get_solver,
     )
     from fusion.stand_in import install as install
 else:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fusion.solver.logging.console import Display
 
 
 @dataclass
@@ -26,7 +29,7 @@ class _Mode:
     device: int = 0
     seeds: np.random.Generator | None = None
     warned: bool = False
-    log: int = 0
+    log: int = field(default_factory=lambda: int(os.environ.get("GLOG_minloglevel") or 0))  # noqa: SIM112 - glog's name
     solver_count: int = 1
     solver_rank: int = 0
 
@@ -93,6 +96,14 @@ def layer_type_list() -> list[str]:
     from fusion.solver.batches import DATA_TYPES
 
     return sorted({*known_types(), *DATA_TYPES})
+
+
+def new_display() -> Display:
+    """Return the place where a solver reports: Caffe's log at level 0, else nothing."""
+    from fusion.solver.logging.caffe_log import CaffeLog
+    from fusion.solver.logging.console import Silent
+
+    return CaffeLog() if _mode.log < 1 else Silent()
 
 
 def has_nccl() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from fusion.solver.trunk_cache_files import MappedBatches
 
 if TYPE_CHECKING:
     from fusion.distributed.process_group import ProcessGroup
-    from fusion.solver.logging.debug_info import Watched
     from prototxt.schema.messages import LayerParameter, NetParameter
 
 _AVERAGED = ("Accuracy", "SoftmaxWithLoss", "EuclideanLoss", "MultinomialLogisticLoss", "HingeLoss")
@@ -32,14 +31,14 @@ class TestNet:
     net         the net that runs: the whole net, or its head where the trunk is cached
     iterations  test_iter
     averaging   whether its outputs are means over the records of a batch, so that equal batches may be joined
-    watched     the net that runs instead and logs each layer, or None
+    watched     runs instead of the net, layer by layer, or None
     """
 
     net: Net
     batches: Batches
     iterations: int
     averaging: bool = False
-    watched: Watched | None = None
+    watched: Callable[[Blobs], Blobs] | None = None
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from numpy.typing import ArrayLike
 
@@ -15,15 +15,26 @@ from fusion.nets.build import build
 from fusion.nets.graph import Net
 from fusion.nets.weights import Weights, load_weights
 from fusion.references import LossWarmup, Model, warmup_layers
-from fusion.solver.batches import Batches, LiveBatches, check_classes, open_sources, shapes_of
+from fusion.solver.batches import Batches, Blobs, LiveBatches, check_classes, open_sources, shapes_of
 from fusion.solver.mixed_precision import Precision
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from fusion.references import References
     from prototxt.schema.messages import NetParameter
+
+
+class LayerByLayer(Protocol):
+    """A net that runs its layers one at a time, on blobs that a script sees, instead of its program."""
+
+    def __call__(self, blobs: Blobs) -> Blobs:
+        """Return the outputs of a forward pass."""
+
+    def step(self, blobs: Blobs) -> tuple[Blobs, Tensor]:
+        """Return the outputs and the loss; the gradients are added to those of the parameters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +51,7 @@ class NetWithData:
     no_cache_reason  why the whole net must run in each iteration; "" where its frozen trunk may be computed once
     precision        of its forward passes
     frozen_engine    that has computed its trunk's Onnx layers once; "" without such layers
+    by_layer         runs instead of `active_net`
     """
 
     message: NetParameter
@@ -53,6 +65,7 @@ class NetWithData:
     no_cache_reason: str = ""
     precision: Precision = field(default_factory=Precision)
     frozen_engine: str = ""
+    by_layer: LayerByLayer | None = None
 
 
 def open_net_with_data(

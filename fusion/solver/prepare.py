@@ -170,7 +170,11 @@ def _test_nets(run: Run, nets: Sequence[NetWithData]) -> list[TestNet]:
     rest = [max(-(-len(source) // source.batch_size) for source in job.sources) for job in nets[len(iterations) :]]
     return [
         TestNet(
-            job.active_net, job.batches, count, averages_records(job.message), watched_net(run, job) if debug else None
+            job.active_net,
+            job.batches,
+            count,
+            averages_records(job.message),
+            job.by_layer or (watched_net(run, job) if debug else None),
         )
         for job, count in zip(nets, [*iterations, *rest], strict=True)
     ]

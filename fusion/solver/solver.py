@@ -332,11 +332,15 @@ class Solver:
             self.callbacks.call("on_log", self.iter - 1)
         return True
 
-    def _update(self, rate: float) -> None:
+    def _apply(self, rate: float) -> None:
+        """Update the parameters from their gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.no_grad():
             self.precision.update(self.optimizer)
+
+    def _update(self, rate: float) -> None:
+        self._apply(rate)
         self.progress.iteration += 1
         for on_update in self.callbacks.on_update:
             on_update(self.progress.iteration)

@@ -160,17 +160,19 @@ def save_layers(
     layers: Sequence[tuple[LayerEntry, Sequence[Payload]]],
     *,
     name: str = "",
+    format: str | None = None,
     check: Callable[[Scan, Callable[[int, int], bytes]], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write layers in the format of the file's ending.
+    """Write layers in a format.
 
+    format    "caffemodel", "hdf5" or "safetensors"; None: that of the file's ending
     check     called with the scan of the written file and a function (offset, count) -> bytes; if it raises, an older
               caffemodel of this name stays unchanged
     progress  called with the number of bytes of each written blob
     """
     place = os.fspath(path)
-    kind = format_by_name(place)
+    kind = format or format_by_name(place)
     if kind == "caffemodel":
         least = sum(payload_bytes(blob) for _, blobs in layers for blob in blobs)
         caffemodel.check_size(place, least)

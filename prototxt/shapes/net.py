@@ -126,7 +126,9 @@ def with_place(error: ShapeError, layer: LayerParameter, *, with_type: bool = Tr
     """Return the error with the layer's name, type and place."""
     name = f"layer {layer.name!r}" if layer.name else "a layer without a name"
     kind = f" ({layer.type})" if with_type else ""
-    return ShapeError(f"{name}{kind}: {error.message}", place=place_of(layer), hint=error.hint)
+    placed = ShapeError(f"{name}{kind}: {error.message}", place=place_of(layer), hint=error.hint)
+    placed.__cause__ = error.__cause__
+    return placed
 
 
 def _bottom(name: str, index: int, layer: LayerParameter, state: _State) -> Shape:

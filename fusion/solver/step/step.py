@@ -54,11 +54,14 @@ class Engine:
         self.precision = job.precision
         self.batches = job.batches
         self.closed: ClosedForm | None = None
-        self._compilable: Compilable | None = None if watched else Compilable(job.active_net)
+        self._compilable: Compilable | None = None if watched or job.by_layer else Compilable(job.active_net)
         step: Step = eager(job.active_net, job.precision, self._compilable)
         self._measured = step
         reason = ""
-        if watched is not None:
+        if job.by_layer is not None:
+            self._measured = step = job.by_layer.step
+            reason = "a script sees each layer"
+        elif watched is not None:
             layers, is_due = watched
             step, reason = layers.instead(step, is_due), "debug_info shows layers"
         elif settings.iter_size != 1:
@@ -128,7 +131,7 @@ class Engine:
         if before is False:
             return "not compiled, as the snapshot was written"
         if self._compilable is None:
-            whole = "the head is a handful of operations already" if self.closed else "debug_info shows layers"
+            whole = "the head is a handful of operations already" if self.closed else "layers run one at a time"
             return f"not compiled: {whole}"
         if self._data_parallel is not None:
             return "not compiled: several processes train together"
@@ -222,6 +225,8 @@ class Engine:
     @torch.no_grad()
     def outputs(self, blobs: Blobs) -> dict[str, Tensor]:
         """Return the net's outputs for a batch, computed as in an iteration."""
+        if self._job.by_layer is not None:
+            return self._job.by_layer(blobs)
         if isinstance(self.batches, BlockBatches):
             return self._step(blobs)[0]
         return self.precision.outputs(self._job.active_net, blobs)

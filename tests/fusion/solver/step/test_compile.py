@@ -98,7 +98,7 @@ def test_only_the_trunk_is_left_to_compile_below_a_head_in_closed_form(
     assert "not compiled: the head is a handful of operations already" in log.getvalue()
     log = io.StringIO()
     train(project(frozen=False, debug_info="true"), log, compile=True)
-    assert "not compiled: debug_info shows layers" in log.getvalue()
+    assert "not compiled: layers run one at a time" in log.getvalue()
 
 
 def test_what_the_compiler_lacks_is_told_in_one_line(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:

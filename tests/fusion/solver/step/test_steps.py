@@ -139,7 +139,7 @@ def test_reasons_not_to_compile_are_told(project: Make) -> None:
     assert found.compile(False) == "not compiled, as the snapshot was written"
     assert found.compile(None) == "not compiled: the head is a handful of operations already"
     found.closed, found._compilable = None, None
-    assert found.compile(None) == "not compiled: debug_info shows layers"
+    assert found.compile(None) == "not compiled: layers run one at a time"
     found._compilable = Compilable(made.net)
     found._data_parallel = object()  # type: ignore[assignment]
     assert found.compile(None) == "not compiled: several processes train together"

@@ -1,0 +1,32 @@
+"""Fixtures of the tests of pycaffe's interface."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fusion.pycaffe import mode
+
+sys.path.insert(0, str(Path(__file__).parent))  # for pycaffe_nets
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No log, and no seed that another test has set."""
+    monkeypatch.setattr(mode._mode, "log", 2)
+    monkeypatch.setattr(mode._mode, "seeds", None)
+    return
+
+
+@pytest.fixture
+def prototxt_file(tmp_path: Path) -> Callable[..., str]:
+    """A function that writes a prototxt and returns its path."""
+
+    def write(text: str, name: str = "net.prototxt") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
