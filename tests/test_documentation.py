@@ -55,6 +55,7 @@ NOT_RUN = {  # the start of a command: the reason
     "fusion-convert images photos/train train_lmdb": "writes the same database as the command before it",
     "fusion-train --solver solver.prototxt --weights init.caffemodel --reference ...": "has a gap to fill",
     "fusion-report --old sweep/": "reads the result of the command before it",
+    "fusion-pycaffe": "tests/fusion/pycaffe runs scripts like it",
     "fusion-train --solver solver.prototxt --resume": "reads the snapshots of the commands before it",
 }
 FOLDS = """layer { name: "in" type: "ImageData" top: "data" top: "label" transform_param { scale: 0.01 }

@@ -20,10 +20,14 @@ TRAIN, TEST = 0, 1
 if TYPE_CHECKING:
     from fusion.layers.pycaffe import Blob as Blob, Layer as Layer
     from fusion.pycaffe import (
+        classifier as classifier,
+        detector as detector,
         io as io,
         net_spec as net_spec,
         proto as proto,
     )
+    from fusion.pycaffe.classifier import Classifier as Classifier
+    from fusion.pycaffe.detector import Detector as Detector
     from fusion.pycaffe.errors import CaffeError as CaffeError
     from fusion.pycaffe.mode import (
         has_nccl as has_nccl,

@@ -52,7 +52,8 @@ def execute_script(code: CodeType, path: str, arguments: Sequence[str]) -> None:
 
 def python2_note(error: BaseException, path: str) -> str | None:
     """Return a note on an error about a name that only Python 2 has, None for other errors."""
-    name = getattr(error, "name", None)
-    if isinstance(error, NameError | AttributeError | ImportError) and name in _OLD_NAMES.split():
-        return f"'{name}' is of Python 2; {_REMEDY.format(path)}"
-    return None
+    if not isinstance(error, NameError | AttributeError | ImportError):
+        return None
+    old = _OLD_NAMES.split()
+    name = next((name for name in re.findall(r"'(\w+)'", str(error)) if name in old), None)
+    return f"'{name}' is of Python 2; {_REMEDY.format(path)}" if name else None

@@ -41,6 +41,10 @@ def test_labels(net: Any) -> None:
     assert conv == r'"conv\n(Convolution)\nkernel size: 5\nstride: 1\npad: 2\nlr mult: 3.0, 1.0"'
     assert draw.get_layer_label(net.layer[2], "LR") == r'"pool\n(Pooling AVE)\nkernel size: 3\nstride: 2\npad: 0"'
     assert draw.get_layer_lr_mult(net.layer[4]) == (1, 1)
+    net.layer[4].param.extend([caffe_pb2.ParamSpec(lr_mult=rate) for rate in (0, 2)])
+    assert draw.get_layer_label(net.layer[4], "LR", display_lrm=True) == r'"ip\n(InnerProduct)\nlr mult: 0.0, 2.0"'
+    net.layer[4].param[1].lr_mult = 0
+    assert draw.get_layer_label(net.layer[4], "LR", display_lrm=True) == r'"ip\n(InnerProduct)"'
     with pytest.raises(ValueError, match="ReLU layers do not have"):
         draw.get_layer_lr_mult(net.layer[3])
     net.layer[1].param.extend([caffe_pb2.ParamSpec(lr_mult=0), caffe_pb2.ParamSpec()])

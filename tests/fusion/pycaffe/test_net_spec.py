@@ -62,6 +62,8 @@ def test_a_net_without_names_counts_types_and_has_only_the_layers_needed() -> No
     layer { name: "Accuracy1" type: "Accuracy" bottom: "InnerProduct2" bottom: "DummyData2" top: "Accuracy1" }
     """)
     assert [layer.name for layer in score.to_proto().layer] == ["DummyData1", "InnerProduct1", "InnerProduct2"]
+    three = L.Concat(L.ReLU(data), L.TanH(data), L.BNLL(data)).to_proto()
+    assert [layer.type for layer in three.layer] == ["DummyData", "ReLU", "TanH", "BNLL", "Concat"]
 
 
 def test_unnamed_layers_inside_a_named_net_and_layers_without_tops() -> None:
