@@ -110,6 +110,7 @@ EQUIVALENT: Mapping[str, str] = {
         ),
         "lmdb_leveldb: how databases are read and written changes the time only",
     ),
+    "warmup: int = 1  # none": "lr_policy: one iteration of warm-up has the whole rate",
     'holder = os.pread(handle, 1001, 0).decode("utf-8", "replace").strip() or "a process that is starting"': (
         "file_lock: what is read is shorter"
     ),

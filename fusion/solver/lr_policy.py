@@ -23,7 +23,7 @@ class Schedule:
     stepsize: int = 0
     steps: tuple[int, ...] = ()
     max_iter: int = 0
-    warmup: int = 0
+    warmup: int = 0  # none
 
 
 def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
