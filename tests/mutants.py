@@ -57,6 +57,10 @@ EQUIVALENT: Mapping[str, str] = {
     "fill(filler, (2, 2), np.random.default_rng(1))  # an unknown type is an error now, not during training": _VALID,
     "return nn.Softplus(threshold=51)": "above 50, log(1 + exp(x)) is x even in float64",
     "fit = all(2 * p < k for p, k in zip(self.pad, self.kernel, strict=True)) and (": "pooling: slower, as right",
+    "self.floor and any(self.pad) or all(s <= k for s, k in zip(self.stride, self.kernel, strict=True))": (
+        "pooling: slower, as right"
+    ),
+    'if False and (torch.get_default_device().type == "meta"):': "registry: slower, and without values all the same",
     "return (torch.stack(bottoms, 1) * shares.reshape(shares.shape + (1,) * (bottoms[1].dim() - 1))).sum(1)": (
         "weighted: all bottoms have one shape"
     ),

@@ -317,7 +317,7 @@ def _onnx() -> list[bytes]:
         helper.make_node("Add", ["w", "typed"], ["v"]),
         helper.make_node("Reshape", ["v", "shape"], ["u"]),
         helper.make_node("Conv", ["u", "kernel"], ["t"], kernel_shape=[1, 1], strides=[1, 1], pads=[0, 0, 0, 0]),
-        helper.make_node("MaxPool", ["t"], ["s"], kernel_shape=[2, 2]),
+        helper.make_node("MaxPool", ["t"], ["s"], kernel_shape=[2, 2], strides=[3, 3], pads=[0] * 4, ceil_mode=1),
         helper.make_node("Flatten", ["s"], ["z"], axis=1),
     ]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, width]) for name, width in (("x", 4), ("z", 2))]

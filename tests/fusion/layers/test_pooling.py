@@ -91,6 +91,18 @@ def test_windows_outside_of_the_image_have_no_place() -> None:
     assert values[0, 0, :2, :2].tolist() == [[-FLT_MAX, -FLT_MAX], [-FLT_MAX, 5]]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_empty_window_beyond_one_axis(turned: bool) -> None:
+    """Caffe has it where nothing is padded, also if the windows of the other axis overlap; torch never."""
+    x = torch.arange(18, dtype=torch.float32).reshape(1, 1, 2, 9)
+    windows = Windows((2, 1), (1, 3), (0, 0))
+    if turned:
+        x, windows = x.transpose(2, 3), Windows((1, 2), (3, 1), (0, 0))
+    assert pool_maximum(x, windows).flatten().tolist() == [9, 12, 15, -FLT_MAX]
+    assert pool_average(x, windows).flatten()[:3].tolist() == [4.5, 7.5, 10.5]
+    assert pool_average(x, windows).flatten()[3].isnan()
+
+
 def test_stochastic_pooling_of_a_net_in_test() -> None:
     x = numbers()
     net = build(parse(NET % "pool: STOCHASTIC kernel_size: 3 stride: 2"), "TEST")

@@ -222,6 +222,7 @@ def test_caffe_is_there_on_use_only() -> None:
         caffe = importlib.import_module("caffe")
         assert caffe.Layer is pycaffe.Layer
         assert caffe.__name__ == "fusion.pycaffe"
+        assert (caffe.TRAIN, caffe.TEST) == (pycaffe.TRAIN, pycaffe.TEST) == (0, 1)  # as in caffe.proto
     assert sys.modules.get("caffe") is before
 
 
