@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import torch
 from caffe_fusion_tools import convert
-from torch import nn
+from onnx import numpy_helper
 
 from fusion.composition.fold_pixels import fold_pixels
 from fusion.composition.pixels import with_pixels
@@ -97,10 +99,11 @@ def test_pixels_of_three_colours_for_a_gray_net() -> None:
 
 def test_the_command_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    source = "from torch import nn\ndef Net():\n    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())\n"
-    Path("n.py").write_text(source)
-    torch.save(nn.Sequential(nn.Conv2d(3, 2, 1)).state_dict(), "n.pth")
-    words = ["n.py:Net:n.pth", "n.prototxt", "n.caffemodel", "--input-shape", "data=1,3,4,4"]
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(2, 3, 1, 1)).astype(np.float32), "w")
+    net = onnx.parser.parse_graph("net (float[1,3,4,4] data) => (float[1,2,4,4] y) { y = Conv (data, w) }")
+    net.initializer.append(weight)
+    onnx.save(onnx.helper.make_model(net, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), "n.onnx")
+    words = ["n.onnx", "n.prototxt", "n.caffemodel"]
     with pytest.raises(SystemExit):
         convert.main([*words, "--fold-pixels"])
     assert "--fold-pixels goes with --pixels" in capsys.readouterr().err

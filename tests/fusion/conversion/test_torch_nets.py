@@ -314,6 +314,7 @@ def test_a_file_that_changes_is_exported_again(small: Small) -> None:
     _same_answers(again, small)
 
 
+@pytest.mark.slow
 def test_a_module_keeps_its_mode(small: Small) -> None:
     small.train()
     small.stem.eval()

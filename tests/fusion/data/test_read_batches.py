@@ -66,7 +66,7 @@ def take(source: DataSource, count: int, workers: int, start: int = 0) -> list[d
 
 
 @pytest.mark.parametrize(
-    "kind", ["ImageData", "LMDB", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("LevelDB", "WindowData"))]
+    "kind", ["ImageData", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("LMDB", "LevelDB", "WindowData"))]
 )
 def test_any_number_of_workers(kind: str, pictures: Path) -> None:
     layer = make_database(lmdb=kind == "LMDB") if "DB" in kind else layer_of(kind)

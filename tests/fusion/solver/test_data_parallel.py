@@ -134,6 +134,7 @@ def test_local_statistics_end_equal_and_go_on_exactly(project: Make, starter: St
     agree(stored("whole"), stored("half"), 0.0)
 
 
+@pytest.mark.slow
 def test_neighbours_are_looked_for_in_the_whole_batch(project: Make, starter: Starter) -> None:
     path = project(shuffle=True)
     starter.run("two", "--reference", "@trunk", "--pct", "cna,on=ip,weight=0.1", processes=2)

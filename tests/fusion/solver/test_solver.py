@@ -67,6 +67,7 @@ def test_a_trunk_that_is_kept_or_not_as_before_is_told(project: Make) -> None:
     assert "snapshot ran the trunk in each iteration (--no-cache): the last bits may differ" in log.getvalue()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_wait_for_the_compiler(project: Make) -> None:
     """Whole, with a head in closed form: torch's compiler takes longer to import than small nets to train."""
     code = f"""
