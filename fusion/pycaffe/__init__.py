@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fusion.pycaffe.detector import Detector as Detector
     from fusion.pycaffe.errors import CaffeError as CaffeError
     from fusion.pycaffe.mode import (
+        NCCL as NCCL,
+        Timer as Timer,
         has_nccl as has_nccl,
         init_log as init_log,
         layer_type_list as layer_type_list,

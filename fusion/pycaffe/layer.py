@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,8 @@ from fusion.stand_in import stand_in
 if TYPE_CHECKING:
     from fusion.pycaffe.connections import Ends
 
+_SAME_IN_PLACE = ("ReLU", "Dropout")  # their gradient is the same from their tops
+_CARRYING = ("LSTM", "RNN")  # a second call would continue from the state after the first
 Run = tuple[Sequence[Tensor], Sequence[Tensor]]  # bottoms and tops of a call that autograd has recorded
 
 
@@ -101,15 +103,19 @@ class NetLayer:
 class ModuleLayer(NetLayer):
     """A layer that a torch module computes.
 
-    records  whether autograd records the forward pass; otherwise a backward pass runs the module again
+    records  tells whether autograd records the forward pass, given whether a backward pass may run the module again
+             instead: an in-place layer has lost its bottom by then
     """
 
-    def __init__(self, ends: Ends, blobs: Mapping[str, Blob], own: Blobs, module: nn.Module, records: bool) -> None:
+    def __init__(
+        self, ends: Ends, blobs: Mapping[str, Blob], own: Blobs, module: nn.Module, records: Callable[[bool], bool]
+    ) -> None:
         super().__init__(ends, blobs, own)
         self.module = module
-        self._records = records and ends.backward
-        self._recorded: Run | None = None
         self._in_place = {i for i, name in enumerate(ends.bottoms) if name in ends.tops}
+        self._repeats = not (self._in_place and self.type not in _SAME_IN_PLACE) and self.type not in _CARRYING
+        self._records = ends.backward and records(self._repeats)
+        self._recorded: Run | None = None
 
     def run_forward(self) -> None:
         """Fill the tops by a call of the module."""
@@ -127,6 +133,11 @@ class ModuleLayer(NetLayer):
     def run_backward(self, written: set[str]) -> None:
         """Compute the gradients by autograd."""
         self._synchronize()
+        if not self._recorded and not self._repeats:
+            text = f"layer '{self.name}' ({self.type}) has changed the values that its gradient needs"
+            raise CaffeError(
+                text, hint="add force_backward: true to the net, which Caffe needs here too, and run forward"
+            )
         bottoms, tops = self._recorded or self._record()
         wanted = [index for index, need in enumerate(self.ends.needs) if need]
         learned = [(blob, own) for blob in self.blobs if (own := blob.parameter) is not None and own.requires_grad]

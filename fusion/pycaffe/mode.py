@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusion.solver.logging.console import Display
+
+
+_NO_NCCL = "{}: several solvers of one script need NCCL, which is not available here; use torchrun with fusion-train"
 
 
 @dataclass
@@ -111,6 +115,36 @@ def has_nccl() -> bool:
     return False
 
 
+class NCCL:
+    """Communication between the devices of a script's own processes, which is refused."""
+
+    def __init__(self, solver: object, uid: str) -> None:
+        raise NotImplementedError(_NO_NCCL.format("caffe.NCCL"))
+
+    @staticmethod
+    def new_uid() -> str:
+        """Raise NotImplementedError."""
+        raise NotImplementedError(_NO_NCCL.format("caffe.NCCL.new_uid()"))
+
+
+class Timer:
+    """A stopwatch.
+
+    ms  milliseconds from `start` to `stop`
+    """
+
+    def __init__(self) -> None:
+        self._started = self.ms = 0.0
+
+    def start(self) -> None:
+        """Start the time."""
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Stop the time."""
+        self.ms = (time.perf_counter() - self._started) * 1000
+
+
 def solver_count() -> int:
     """Return the number of solvers that share the work, as a script set it."""
     return _mode.solver_count
@@ -119,10 +153,7 @@ def solver_count() -> int:
 def set_solver_count(count: int) -> None:
     """Set the number of solvers. Raises: NotImplementedError for more than one, which needs NCCL."""
     if count != 1:
-        raise NotImplementedError(
-            f"caffe.set_solver_count({count}): several solvers in one script need NCCL, which is not available here; "
-            "fusion-train trains on several devices (docs/scale.md)"
-        )
+        raise NotImplementedError(_NO_NCCL.format(f"caffe.set_solver_count({count})"))
 
 
 def solver_rank() -> int:

@@ -28,7 +28,12 @@ def open_layers(
     sources: Sequence[DataSource],
 ) -> list[NetLayer]:
     """Return the layers of a net, which run on these blobs and on the parameters of the module."""
-    records = module.plan.phase == "TRAIN" or message.force_backward
+    trains = module.plan.phase == "TRAIN" or message.force_backward
+    has_loss = bool(module.plan.loss_weights)
+
+    def records(repeats: bool) -> bool:
+        return trains or (has_loss and not repeats)
+
     owned: dict[Tensor, Blob] = {}
     layers: list[NetLayer] = []
     for ends in connections:

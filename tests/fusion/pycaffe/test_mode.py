@@ -68,6 +68,19 @@ def test_a_single_solver_is_all_there_is() -> None:
     caffe.set_solver_count(1)
     with pytest.raises(NotImplementedError, match=r"set_solver_count\(2\).*fusion-train"):
         caffe.set_solver_count(2)
+    for call in (lambda: caffe.NCCL(None, ""), caffe.NCCL.new_uid):
+        with pytest.raises(NotImplementedError, match=r"caffe\.NCCL.*torchrun with fusion-train"):
+            call()
+
+
+def test_a_timer_counts_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((2.0, 2.25))
+    monkeypatch.setattr(mode.time, "perf_counter", lambda: next(times))
+    timer = caffe.Timer()
+    assert timer.ms == 0
+    timer.start()
+    timer.stop()
+    assert timer.ms == 250
 
 
 def test_phases_are_caffe_s_and_importing_the_package_is_cheap() -> None:

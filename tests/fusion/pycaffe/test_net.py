@@ -108,6 +108,30 @@ def test_an_in_place_layer_passes_the_gradient_of_its_own_bottom(net: caffe.Net)
     )
 
 
+def test_a_changed_bottom_is_remembered_where_caffe_computes_gradients(prototxt_file: Write) -> None:
+    text = f"""{DATA}
+layer {{ name: "own" type: "Power" bottom: "data" top: "x" }}
+layer {{ name: "prelu" type: "PReLU" bottom: "x" top: "x" prelu_param {{ channel_shared: true }} }}
+"""
+    net = caffe.Net(prototxt_file("force_backward: true " + text), caffe.TEST)
+    net.params["prelu"][0].data[...] = -3
+    net.forward(data=np.full((2, 2, 3, 3), -1.0))
+    net.backward(x=np.ones((2, 2, 3, 3)))
+    assert (net.blobs["x"].data == 3).all()
+    assert float(net.params["prelu"][0].diff) == -36
+    assert (net.blobs["data"].diff == -3).all()
+    loss = 'layer { name: "loss" type: "EuclideanLoss" bottom: "x" bottom: "data" top: "loss" }'
+    net = caffe.Net(prototxt_file(text + loss), caffe.TEST)
+    net.params["prelu"][0].data[...] = -3
+    net.forward(data=np.full((2, 2, 3, 3), -1.0))
+    net.backward()
+    assert float(net.params["prelu"][0].diff) == -72  # 36 values, 4 too large, over 2 images, times their -1
+    net = caffe.Net(prototxt_file(text), caffe.TEST)
+    net.forward()
+    with pytest.raises(RuntimeError, match=r"'prelu'.*\n.*force_backward: true"):
+        net.backward()
+
+
 def test_backward_between_layers_reads_written_diffs_without_a_forward_pass(net: caffe.Net, memory: str) -> None:
     net.blobs["left"].diff[...] = [[1, 0, 0, 0], [0, 2, 0, 0]]
     out = net.backward(start="left", end="left")
