@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion.layers import pycaffe as blobs_module
 from fusion.pycaffe import mode
 
 sys.path.insert(0, str(Path(__file__).parent))  # for pycaffe_nets
@@ -19,6 +20,13 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mode._mode, "log", 2)
     monkeypatch.setattr(mode._mode, "seeds", None)
     return
+
+
+@pytest.fixture(params=["one memory", "two copies"])
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Blobs as on a CPU, and with a copy for NumPy, as on a GPU."""
+    monkeypatch.setattr(blobs_module, "has_copy", lambda tensor: request.param == "two copies")
+    return request.param
 
 
 @pytest.fixture

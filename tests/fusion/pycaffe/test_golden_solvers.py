@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fusion.pycaffe as caffe
+from fusion.layers import pycaffe as blobs_module
 
 FOLDER = Path(__file__).parents[2] / "golden" / "solvers"
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/run.npz"))
@@ -50,6 +51,35 @@ def test_run(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, arrays in held.items():  # training has not moved the parameters
         for array, blob in zip(arrays, solver.net.params[name], strict=True):
             assert np.shares_memory(array, blob.data)
+
+
+@pytest.mark.parametrize("case", ["sgd_momentum", "sgd_bn", "adam_shared"])
+def test_copies_for_numpy_train_alike(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU NumPy has a copy of each blob; writing parameters and gradients then changes those of torch."""
+
+    def run() -> tuple[float, dict[str, list[np.ndarray]]]:
+        solver = start(case, monkeypatch)
+        blobs = solver.net.params["ip"]
+
+        def halve() -> None:
+            blobs[0].diff[...] *= 0.5
+
+        solver.add_callback(lambda: None, halve)
+        solver.step(2)
+        blobs[0].data[1] += 1
+        solver.step(1)
+        return float(solver.net.blobs["loss"].data), {
+            name: [part.copy() for blob in blobs for part in (blob.data, blob.diff)]
+            for name, blobs in solver.net.params.items()
+        }
+
+    loss, parameters = run()
+    monkeypatch.setattr(blobs_module, "has_copy", lambda tensor: True)
+    copied_loss, copies = run()
+    assert copied_loss == loss
+    for name, arrays in parameters.items():
+        for array, copied in zip(arrays, copies[name], strict=True):
+            np.testing.assert_array_equal(copied, array)
 
 
 @pytest.mark.parametrize("case", RESUMED)

@@ -12,16 +12,8 @@ from pycaffe_nets import DATA, SMALL, TRAINED
 
 import fusion
 import fusion.pycaffe as caffe
-from fusion.layers import pycaffe as blobs_module
 
 Write = Callable[..., str]
-
-
-@pytest.fixture(params=["one memory", "two copies"])
-def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Blobs as on a CPU, and with a copy for NumPy, as on a GPU."""
-    monkeypatch.setattr(blobs_module, "has_copy", lambda tensor: request.param == "two copies")
-    return request.param
 
 
 @pytest.fixture

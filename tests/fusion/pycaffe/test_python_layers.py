@@ -61,7 +61,7 @@ def layer(name: str, kind: str, ends: str, param_str: str = "") -> str:
     return f'layer {{ name: "{name}" type: "Python" {ends} {param} }}\n'
 
 
-def test_a_layer_s_object_blobs_and_arrays_are_the_net_s(prototxt_file: Write, tmp_path: Path) -> None:
+def test_a_layer_s_object_blobs_and_arrays_are_the_net_s(prototxt_file: Write, tmp_path: Path, memory: str) -> None:
     text = "force_backward: true " + DATA + layer("own", "Scaled", 'bottom: "data" top: "y"', "3")
     net = caffe.Net(prototxt_file(text), caffe.TEST)
     own = net.layer_dict["own"]
@@ -69,7 +69,7 @@ def test_a_layer_s_object_blobs_and_arrays_are_the_net_s(prototxt_file: Write, t
     assert own.blobs[0] is net.params["own"][0]
     net.forward(data=np.ones((2, 2, 3, 3)))
     assert (net.blobs["y"].data == 3).all()
-    assert np.shares_memory(own.held, net.blobs["data"].data)
+    assert memory == "two copies" or np.shares_memory(own.held, net.blobs["data"].data)
     net.backward(y=np.full((2, 2, 3, 3), 2.0))
     net.backward()
     assert (net.blobs["data"].diff == 6).all()
@@ -81,7 +81,7 @@ def test_a_layer_s_object_blobs_and_arrays_are_the_net_s(prototxt_file: Write, t
     assert own.blobs[0].data.tolist() == [1, 2, 1]
 
 
-def test_gradients_of_several_readers_are_added(prototxt_file: Write) -> None:
+def test_gradients_of_several_readers_are_added(prototxt_file: Write, memory: str) -> None:
     text = "force_backward: true " + DATA
     text += layer("a", "Scaled", 'bottom: "data" top: "a"', "3") + layer("b", "Scaled", 'bottom: "data" top: "b"', "5")
     net = caffe.Net(prototxt_file(text), caffe.TRAIN)
