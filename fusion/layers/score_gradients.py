@@ -149,12 +149,12 @@ def _references(
         _reference(terms, loss.loss, weight * share, classes, old, others[-1])
 
 
-def _scores_of_references(loss: nn.Module, others: Sequence[Tensor]) -> list[tuple[float, Tensor]]:
+def _scores_of_references(loss: ReferenceLoss | EnsembleLoss, others: Sequence[Tensor]) -> list[tuple[float, Tensor]]:
     """Return the scores [N, K] of each reference of a loss layer, with its share. Raises: NoClosedFormError."""
     rows = [item.flatten(1) for item in others[:-1]]
     if isinstance(loss, EnsembleLoss):
         return [(1.0, losses.mean_logits(rows, loss.shares))]
-    if not isinstance(loss, ReferenceLoss) or not loss.labelled or getattr(loss.loss, "func", None) not in _SCORED:
+    if getattr(loss.loss, "func", None) not in _SCORED:
         raise NoClosedFormError("losses of features have no closed form")
     return list(zip(loss.shares or (1 / len(rows),) * len(rows), rows, strict=True))
 

@@ -14,7 +14,7 @@ from fusion.layers.distances import EuclideanLoss, HingeLoss
 from fusion.layers.losses import InfogainLoss, SigmoidCrossEntropyLoss, SoftmaxWithLoss
 from fusion.layers.pct import CompatibilityLoss, EnsembleLoss, ReferenceLoss
 from fusion.layers.score_gradients import NoClosedFormError, ScoreGradient, terms_of
-from fusion.pct import losses
+from fusion.pct import contrastive, losses
 
 N, C = 12, 6
 SOME = [1, 3, 4]
@@ -139,6 +139,7 @@ def test_a_sum_over_processes_has_no_closed_form(monkeypatch: pytest.MonkeyPatch
         (InfogainLoss(1, None, "VALID", False, None), [LABELS, torch.eye(C)], "matrix from a blob"),
         (SigmoidCrossEntropyLoss(255, "BATCH_SIZE"), [torch.zeros(N, C)], "ignore_label"),
         (CompatibilityLoss([]), [LABELS], "CompatibilityLoss"),
+        (ReferenceLoss(partial(contrastive.cna), (), labelled=False), [draw(N, C)], "losses of features"),
     ],
 )
 def test_what_has_no_closed_form_says_why(loss: nn.Module, others: list[Tensor], reason: str) -> None:
