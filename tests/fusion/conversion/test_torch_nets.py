@@ -81,7 +81,7 @@ def make():
     before = sys.path[:], sys.modules["numpy"]
     assert open_torch_net("mine/numpy.py:make:small.pth").module.conv.out_channels == 4  # type: ignore[union-attr]
     assert (sys.path, sys.modules["numpy"]) == before
-    monkeypatch.delitem(sys.modules, "neighbour")
+    del sys.modules["neighbour"]
 
 
 def test_the_number_of_classes_is_that_of_the_weights(small: Small) -> None:
