@@ -44,6 +44,8 @@ def test_other_mistakes_and_sound_scripts() -> None:
             compile_script("script.py")
     Path("script.py").write_text("# coding: latin-1\nprint('x', 1)\n")
     assert compile_script("script.py").co_filename == str(Path("script.py").absolute())
+    Path("script.py").write_text("def f(x: dict(a=1)): pass\nassert f.__annotations__ == {'x': {'a': 1}}\n")
+    exec(compile_script("script.py"), {})
 
 
 @pytest.mark.parametrize(("text", "name"), [
