@@ -27,6 +27,7 @@ from fusion.data.transforms import Transform
 from fusion.data.window_files import read_windows
 from fusion.nets.build import build
 from fusion.nets.inputs import ImagePreparation
+from fusion.pycaffe.io import load_image
 from fusion.report.images import data_uri
 from fusion.serving.images import MOST_PIXELS, Refusal, check_picture
 from prototxt import filter_net, load_net, parse
@@ -59,6 +60,14 @@ def image(path: Path) -> None:
         assert pixels.dtype == np.uint8
         assert pixels.shape[0] in (1, 3)
     data_uri(path)
+
+
+def script_image(path: Path) -> None:
+    """An image that a pycaffe script loads, in colour and gray."""
+    for color in (True, False):
+        pixels = load_image(path, color)
+        assert pixels.shape[2] == (3 if color else 1)
+        assert pixels.dtype == np.float32
 
 
 def gray(path: Path) -> None:
@@ -138,6 +147,7 @@ TARGETS: dict[str, Callable[[Path], None]] = {
     "labels": labels,
     "image": image,
     "gray": gray,
+    "script_image": script_image,
     "upload": upload,
     "windows": windows,
     "hdf5_data": hdf5_data,
@@ -146,7 +156,8 @@ TARGETS: dict[str, Callable[[Path], None]] = {
     "infogain": infogain,
 }
 # Bytes that an image of the most pixels takes: its colours as they are, converted, and as planes.
-ROOM = {"image": 12 * Image.MAX_IMAGE_PIXELS * 2, "upload": 12 * MOST_PIXELS}
+ROOM = {"image": 12 * Image.MAX_IMAGE_PIXELS * 2, "upload": 12 * MOST_PIXELS,
+        "script_image": 40 * Image.MAX_IMAGE_PIXELS * 2}  # fmt: skip
 
 
 # -- seeds: small sound files of each kind ----------------------------------------------------------------------------
@@ -185,6 +196,7 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
         "labels": [b"zero\none\n\xc3\xa9\n"],
         "image": images,
         "gray": images[:2],
+        "script_image": images,
         "upload": images,
         "windows": [_WINDOWS],
         "hdf5_data": _hdf5_data(folder),
