@@ -190,6 +190,8 @@ class Net:
                 self._layers[index].backward(written)
                 self._call_hooks("after_backward", index)
 
+    _forward, _backward = run_forward, run_backward  # the names in pycaffe, which scripts use too
+
     def forward_all(self, blobs: Sequence[str] | None = None, **inputs: ArrayLike) -> Values:
         """Run forward on arrays of any length, in batches; returns the outputs and `blobs` of all rows."""
         values: dict[str, list[NDArray[Any]]] = {}

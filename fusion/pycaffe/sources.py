@@ -45,21 +45,19 @@ class DataLayer(NetLayer):
         from fusion.solver.batches import LiveBatches
 
         super().__init__(ends, blobs, Blobs())
-        self.batches = None if source is None else LiveBatches([source], torch.device("cpu"))
-        self._tops = {} if source is None else {name: blobs[name] for name in source.tops}
         self._constant = _constant_tops(ends)
+        names = [] if source is None else [name for name in source.tops if name not in self._constant]
+        self._tops = {name: blobs[name] for name in names}
+        self.batches = LiveBatches([source], torch.device("cpu")) if source is not None and names else None
         for name, value in self._constant.items():
             blobs[name].values.write().fill_(value)
 
     def run_forward(self) -> None:
         """Fill the tops with the next batch; constant ones of DummyData keep what a script wrote there, as in Caffe."""
-        if self.batches is None:
-            return
-        for name, values in next(self.batches).items():
-            if name in self._tops and name not in self._constant:
-                top = self._tops[name]
-                top.reshape(*values.shape)
-                top.values.write().copy_(values)
+        batch = {} if self.batches is None else next(self.batches)
+        for name, top in self._tops.items():
+            top.reshape(*batch[name].shape)
+            top.values.write().copy_(batch[name])
 
 
 def _constant_tops(ends: Ends) -> dict[str, float]:

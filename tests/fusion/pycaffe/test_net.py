@@ -195,6 +195,16 @@ def test_data_layers_read_in_each_pass_but_leave_constants_to_scripts(prototxt_f
     assert net.blobs["label"].data.tolist() == [2, 2, 2, 2]
 
 
+def test_passes_by_number_return_the_loss(prototxt_file: Write) -> None:
+    net = caffe.Net(prototxt_file(TRAINED), caffe.TEST)
+    loss = net._forward(0, 4)
+    assert loss == pytest.approx(2 * float(net.blobs["loss"].data))
+    assert loss > 0
+    net._backward(4, 3)
+    assert net.blobs["low"].diff.any()
+    assert not net.params["low"][0].diff.any()
+
+
 def test_hooks_get_the_numbers_of_layers(net: caffe.Net) -> None:
     calls: list[tuple[str, int, float]] = []
     for place in ("before_forward", "after_forward", "before_backward", "after_backward"):

@@ -38,6 +38,20 @@ def test_a_reshaped_input_reshapes_the_net(prototxt_file: Write) -> None:
     assert net.blobs["large"].shape == (2, 3, 3, 3)
 
 
+def test_a_top_takes_the_shape_that_its_values_have(prototxt_file: Write) -> None:
+    text = """
+layer { name: "data" type: "Input" top: "data" top: "chosen"
+  input_param { shape { dim: 2 dim: 2 dim: 3 dim: 3 } shape { dim: 2 } } }
+layer { name: "filter" type: "Filter" bottom: "data" bottom: "chosen" top: "kept" }
+layer { name: "twice" type: "Power" bottom: "kept" top: "twice" power_param { scale: 2 } }
+"""
+    net = caffe.Net(prototxt_file(text), caffe.TEST)
+    images = np.arange(36).reshape(2, 2, 3, 3)
+    for chosen in ([0, 1], [1, 1], [1, 0]):
+        out = net.forward(data=images, chosen=np.array(chosen))
+        np.testing.assert_array_equal(out["twice"], 2 * images[np.array(chosen, bool)])
+
+
 def test_inputs_that_the_parameters_do_not_fit_are_refused(prototxt_file: Write) -> None:
     net = caffe.Net(prototxt_file(SMALL), caffe.TEST)
     net.blobs["data"].reshape(2, 2, 4, 4)
