@@ -157,9 +157,10 @@ def _cna(layer: LayerParameter, context: Context) -> nn.Module:
     settings = _settings(layer, ("classes", "reference_weight", *contrastive.OPTIONS))
     # Labels are needed only with `classes`; without it a last bottom with one axis is taken for labels.
     last = context.bottoms[-1]
-    labelled = "classes" in settings or (len(context.bottoms) > 2 and len(last) == 1)
+    labelled = "classes" in settings or len(last) == 1
     if labelled and len(layer.bottom) < 3:
-        raise _refused(layer, "pct_param.classes needs the labels", "give new features, reference features and labels")
+        message = "there are no reference features" if len(last) == 1 else "pct_param.classes needs the labels"
+        raise _refused(layer, message, "give new features, reference features and labels")
     shares = _shares(layer, len(layer.bottom) - 1 - labelled)
     return _check_trainable(ReferenceLoss(_bound(contrastive.cna, settings), shares, labelled), layer, context)
 

@@ -176,6 +176,8 @@ def test_an_old_classifier_is_frozen_where_all_its_blobs_are(param: str, bias: s
         ("LDILoss", "temperature: 3 tau: 1", "t label", "pct_param.temperature, pct_param.tau"),
         ("KDLoss", "reference_weight: [1, 2]", "t label", "2 reference weights for 1 references"),
         ("CNALoss", "classes: [1, 3]", "t", "needs the labels"),
+        ("CNALoss", "classes: [1, 3]", "label", "there are no reference features"),
+        ("CNALoss", "", "label", "there are no reference features"),
     ],
 )
 def test_refusals(kind: str, settings: str, bottoms: str, message: str) -> None:
