@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.layers.axes import positive_axis, spares_batch
+from fusion.layers.axes import spares_batch
 from fusion.layers.many_axes import convolve, deconvolve
 from fusion.layers.registry import Context, layer
 from prototxt.shapes.convolution import KernelWindow, kernel_windows
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Convolution(nn.Module):
     """Convolves every bottom with the same weights.
 
-    axis     of the channels; all axes before it are batch, all after it are space
+    axis     of the channels, from the end if below 0; all axes before it are batch, all after it are space
     weight   [num_output, channels / group, *kernel]; of a deconvolution [channels, num_output / group, *kernel]
     bias     [num_output] or None
 
@@ -91,6 +91,4 @@ def _build(param: ConvolutionParameter, context: Context, transposed: bool) -> n
     weight = context.parameter(0, param.weight_filler)
     bias = context.parameter(1, param.bias_filler) if param.bias_term else None
     geometry = kernel_windows(param, weight.dim() - 2)
-    # Without known bottoms the rank follows from the weight: its spatial axes, the channels and the axes before them.
-    axes = len(context.bottoms[0]) or weight.dim() - 1 + param.axis
-    return Convolution(weight, bias, geometry, param.group, positive_axis(param.axis, axes), transposed)
+    return Convolution(weight, bias, geometry, param.group, param.axis, transposed)

@@ -110,7 +110,7 @@ class RegisteredLayer:
 
     name: str
     build: Builder
-    per_sample: bool | Sampled = False
+    per_sample: bool | Sampled
 
     def keeps_samples_apart(self, layer: LayerParameter, context: Context) -> bool:
         """Return whether each sample's tops depend on that sample alone."""

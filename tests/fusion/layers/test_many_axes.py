@@ -77,3 +77,17 @@ def test_gradients_are_derivatives(kind: str) -> None:
         return values["y"]  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(out, (x, *own.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("axis", [2, -3])
+def test_channels_may_come_after_more_axes_than_the_batch(axis: int) -> None:
+    """Counted from the front or from the end: [2, 3, C, H, W] are six images."""
+    text = f"""layer {{ name: "in" type: "Input" top: "x"
+      input_param {{ shape {{ dim: [2, 3, 4, 5, 6] }} }} }}
+    layer {{ name: "c" type: "Convolution" bottom: "x" top: "y" convolution_param {{ num_output: 2 kernel_size: 3
+      axis: {axis} weight_filler {{ type: "gaussian" std: 1 }} }} }}"""
+    net = nets.build(prototxt.parse(text), seed=0)
+    weight, bias = nets.params(net)["c"]
+    x = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.conv2d(x.flatten(0, 1), weight, bias).reshape(2, 3, 2, 3, 4)
+    torch.testing.assert_close(net({"x": x})["y"], expected)
