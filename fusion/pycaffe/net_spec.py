@@ -186,15 +186,12 @@ def _net(tops: Iterable[Top | Function], names: dict[Any, str]) -> Any:
     count: Counter[str] = Counter()
     waiting = [top.fn if isinstance(top, Top) else top for top in tops][::-1]
     while waiting:  # a stack of its own: a deep net would exceed Python's
-        function = waiting[-1]
+        function = waiting.pop()
         missing = [bottom.fn for bottom in function.inputs if bottom.fn not in made]
-        if function in made or not missing:
-            waiting.pop()
-        if function not in made:
-            if missing:
-                waiting += missing[::-1]
-            else:
-                made[function] = _layer(function, made, names, count)
+        if missing:
+            waiting += [function, *missing[::-1]]
+        elif function not in made:
+            made[function] = _layer(function, made, names, count)
     net = caffe_pb2.NetParameter()
     net.layer.extend(made.values())
     return net
