@@ -97,6 +97,8 @@ class _Training(Training):
         display = mode.new_display()
         with allowing_python():
             super().__init__(path, device=mode.device_name(), overrides=overrides, display=display, cache_budget=0)
+        if self.settings.debug_info:
+            self.display.say("warning: debug_info shows nothing here: read the blobs of solver.net")
         train, *tests = self.caffe_nets
         train.find_parameters()  # small ones have moved
         for test in tests:

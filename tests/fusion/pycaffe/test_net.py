@@ -195,6 +195,25 @@ def test_data_layers_read_in_each_pass_but_leave_constants_to_scripts(prototxt_f
     assert net.blobs["label"].data.tolist() == [2, 2, 2, 2]
 
 
+def test_layers_that_read_in_step_are_filled_together(
+    prototxt_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("rows.h5", "w") as file:
+        file["x"], file["y"] = np.arange(5, dtype=np.float32), 10 + np.arange(5, dtype=np.float32)
+    Path("rows.txt").write_text("rows.h5\n")
+    param = 'hdf5_data_param { source: "rows.txt" batch_size: 2 }'
+    text = "".join(f'layer {{ name: "{top}" type: "HDF5Data" top: "{top}" {param} }}' for top in "xy")
+    net = caffe.Net(prototxt_file(text), caffe.TEST)
+    assert [net.blobs[name].shape for name in "xy"] == [(2,), (2,)]
+    seen = []
+    for _ in range(3):
+        net.forward()
+        seen.append([net.blobs[name].data.tolist() for name in "xy"])
+    assert seen == [[[0, 1], [10, 11]], [[2, 3], [12, 13]], [[4, 0], [14, 10]]]
+
+
 def test_passes_by_number_return_the_loss(prototxt_file: Write) -> None:
     net = caffe.Net(prototxt_file(TRAINED), caffe.TEST)
     loss = net._forward(0, 4)

@@ -68,6 +68,18 @@ def test_shared_parameters_are_one_memory_with_diffs_of_their_own(prototxt_file:
     assert two.blobs["left"].data[0].tolist() == [1, 2, 3, 4]
 
 
+def test_a_reshaped_parameter_is_the_net_s(prototxt_file: Write, tmp_path: Path) -> None:
+    net = caffe.Net(prototxt_file(SMALL), caffe.TEST)
+    blob = net.params["left"][0]
+    blob.reshape(5, 12)
+    blob.data[...] = 1
+    net.params["left"][1].reshape(5)
+    net.blobs["conv"].data[...] = 2
+    assert net.forward(start="left", end="left")["left"].tolist() == [[24] * 5] * 2
+    net.save(str(tmp_path / "w.caffemodel"))
+    assert [array.shape for array in prototxt.read_weights(tmp_path / "w.caffemodel")["left"]] == [(5, 12), (5,)]
+
+
 def test_layers_of_one_parameter_show_it_twice(prototxt_file: Write) -> None:
     text = SMALL.replace('top: "left"', 'top: "left" param { name: "w" }').replace(
         'top: "right"', 'top: "right" param { name: "w" }'
