@@ -81,7 +81,7 @@ class Detector(Net):
 
     def _with_context(self, window: NDArray[Any], size: int) -> NDArray[np.float64]:
         """Return a window that is larger by the share of context in the net's input."""
-        scale = size / (size - 2.0 * (self.context_pad or 0))
+        scale = size / (size - 2.0 * self.context_pad)
         half = (window[2:] - window[:2] + 1) / 2.0
         middle = window[:2] + half
         return np.round(np.concatenate([middle - scale * half, middle + scale * half]))
@@ -91,7 +91,7 @@ class Detector(Net):
         name = self.inputs[0]
         channels, height, width = self.blobs[name].data.shape[1:]
         self.crop_dims = np.array([height, width, channels])
-        self.context_pad = context_pad
+        self.context_pad = context_pad or 0
         self.crop_mean = np.zeros(self.crop_dims, np.float32)
         mean = self.transformer.mean.get(name)
         if context_pad and mean is not None:

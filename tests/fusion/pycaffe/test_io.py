@@ -74,6 +74,9 @@ def test_other_modes_of_images(tmp_path: Path) -> None:
     loaded = io.load_image(saved(tmp_path / "deep.png", deep), color=False)
     assert np.array_equal(loaded[0, :, 0], np.float32([0, 1, 0.2]))
     assert io.load_image(saved(tmp_path / "p.png", RGB, "P")).shape == (2, 4, 3)
+    yellow = np.full((2, 4, 3), (90, 90, 30), np.uint8)
+    Image.fromarray(yellow).quantize(1).save(tmp_path / "yellow.png")
+    assert np.array_equal(io.load_image(tmp_path / "yellow.png"), (yellow / 255).astype(np.float32))
     palette = io.load_image(saved(tmp_path / "gray_p.png", RGB[:, :, 0], "P"), color=False)
     assert np.array_equal(palette[:, :, 0], (RGB[:, :, 0] / 255).astype(np.float32))
     bits = io.load_image(saved(tmp_path / "bits.png", np.array([[0, 255]], np.uint8), "1"), color=False)
@@ -160,7 +163,7 @@ def test_preparing_an_image_and_back(transformer: io.Transformer) -> None:
 
 
 def test_a_mean_image_is_resized(transformer: io.Transformer) -> None:
-    mean = np.arange(3 * 4 * 8, dtype=float).reshape(3, 4, 8)
+    mean = np.arange(3 * 4 * 8, dtype=float).reshape(3, 4, 8) + 50
     transformer.set_mean("data", mean)
     expected = mean.reshape(3, 2, 2, 4, 2).mean((2, 4))  # half the size: each pixel lies between four
     np.testing.assert_allclose(transformer.mean["data"], expected, rtol=1e-6)
