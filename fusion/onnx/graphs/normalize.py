@@ -18,6 +18,7 @@ from fusion.errors import OnnxError
 from fusion.onnx.graphs.batch_reshape import expanded_rows, keeps_merged, keeps_samples, mixes_batch, static_reshape
 from fusion.onnx.graphs.branches import branch_nodes
 from fusion.onnx.graphs.canonicalize import canonical_nodes
+from fusion.onnx.graphs.channels_first import with_channels_first
 from fusion.onnx.graphs.class_scores import with_class_scores
 from fusion.onnx.graphs.constants import Facts, constant_value
 from fusion.onnx.graphs.graph import Dims, Graph, all_reads, filled_shape, known_sizes, prune
@@ -55,7 +56,7 @@ def normalize_graph(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> G
     shapes  of inputs, for sizes after the batch that the file leaves open
     Raises: OnnxError when a given shape contradicts that of the input.
     """
-    found = _normalized(graph, shapes or {})
+    found = with_channels_first(_normalized(graph, shapes or {}))
     return with_class_scores(found) if graph.classifier else found
 
 
