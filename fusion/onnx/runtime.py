@@ -52,11 +52,16 @@ def run_file(
     import onnx
 
     from fusion.onnx.graphs.cast_to_float32 import to_float32
+    from fusion.onnx.graphs.graph import all_reads
 
     place = os.fspath(path)
     model = to_float32(onnx.load(place))
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values if name not in known)
+    read = set(all_reads(model.graph.node))
+    for index, value in reversed(list(enumerate(model.graph.input))):
+        if value.name not in inputs and value.name not in read:  # the runtime wants values for these as well
+            del model.graph.input[index]
     runtime = inference_session(model.SerializeToString())
     size = next((item.shape[0] for item in runtime.get_inputs() if item.shape), None)
     count = len(next(iter(inputs.values())))

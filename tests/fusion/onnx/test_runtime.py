@@ -39,6 +39,20 @@ def test_outputs_and_inner_values_in_the_requested_order(batch: int | str) -> No
     np.testing.assert_array_equal(found["y"], 4 * X)
 
 
+def test_inputs_that_no_node_reads_need_no_values() -> None:
+    """TensorFlow's exporter lists constants of layers that it has folded as inputs."""
+    write()
+    made = onnx.load("net.onnx")
+    for place, name in ((0, "mean"), (2, "std")):
+        made.graph.input.insert(place, helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]))
+    onnx.save(made, "net.onnx")
+    np.testing.assert_array_equal(run_file("net.onnx", ["y"], {"x": X})["y"], 4 * X)
+    made.graph.node[1].input[0] = "std"
+    onnx.save(made, "net.onnx")
+    with pytest.raises(OnnxError, match=r"ONNX Runtime cannot run it: Required inputs \(\['std'\]\)"):
+        run_file("net.onnx", ["y"], {"x": X})
+
+
 def test_a_last_piece_that_does_not_fill_the_batch_is_an_error() -> None:
     write(2)
     np.testing.assert_array_equal(run_file("net.onnx", ["y"], {"x": X[:4]})["y"], 4 * X[:4])
