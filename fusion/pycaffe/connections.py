@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fusion.layers.registry import find_layer_type
@@ -65,20 +65,26 @@ def connect(message: NetParameter, plan: NetPlan) -> list[Ends]:
 
 
 def _calls_of_layers(message: NetParameter, plan: NetPlan) -> list[tuple[Call | None, tuple[tuple[str, str], ...]]]:
-    """Return each layer's call, None for a data layer, and the pairs of blobs of the changes after it."""
+    """Return each layer's call, None for a data layer, and the pairs of blobs of the changes after it.
+
+    Calls read the value before such a change, to which the gradient goes; the blob's memory has the changed one.
+    """
     found: list[tuple[Call | None, tuple[tuple[str, str], ...]]] = []
     names = {value: blob for blob, value in plan.inputs}
+    unchanged: dict[str, str] = {}
     calls = deque(plan.calls)
     for layer in message.layer:
         call = calls.popleft() if find_layer_type(layer.type) else None
         if call is not None:
+            call = replace(call, bottoms=tuple(unchanged.get(value, value) for value in call.bottoms))
             names.update(zip(call.tops, layer.top, strict=False))
         copies = []
         while calls and calls[0].type == SHARED_MEMORY:
             change = calls.popleft()
-            changed, before = (names[value] for value in change.bottoms)
-            copies.append((changed, before))
-            names[change.tops[0]] = before
+            changed, before = change.bottoms
+            copies.append((names[changed], names[before]))
+            names[change.tops[0]] = names[before]
+            unchanged[change.tops[0]] = unchanged.get(before, before)
         found.append((call, tuple(copies)))
     return found
 

@@ -252,6 +252,10 @@ layer { name: "after" type: "Power" bottom: "data" top: "after" }
     net = caffe.Net(prototxt_file(text), caffe.TEST)
     out = net.forward(data=np.full((2, 2, 3, 3), -1.0))
     assert out["flat"].max() == out["after"].max() == net.blobs["data"].data.max() == 0
+    net.forward(data=np.full((2, 2, 3, 3), 1.0))
+    for _ in range(2):  # the gradients of both readers of the data
+        net.backward(flat=np.full((2, 18), 2.0), after=np.full((2, 2, 3, 3), 5.0))
+        assert (net.blobs["data"].diff == 7).all()
 
 
 def test_arrays_outlive_their_net(prototxt_file: Write) -> None:
