@@ -18,6 +18,9 @@ from prototxt.formats.image_files import LONGEST_SIDE
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers
 _PNG = b"\x89PNG\r\n\x1a\n"
+# PNG's chunks that change no gray pixel, with their size, for a text its limit: Pillow refuses pictures with others
+# that are damaged, even after the pixels.
+_NOTES = {b"tEXt": 1 << 12, b"gAMA": 4, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"cHRM": 32, b"bKGD": 2, b"sBIT": 1}
 _MOST = 1 << 24  # pixels; Pillow's own checks are for larger images
 
 
@@ -74,7 +77,7 @@ def _deflated(data: bytes) -> tuple[int, int, bytes] | None:
             parts.append(data[at + 8 : end])
         elif kind == b"IEND":
             return (height, width, b"".join(parts)) if parts else None
-        elif not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):  # critical chunks start with a capital letter
+        elif size > _NOTES.get(kind, -1) or (size != _NOTES[kind] and kind != b"tEXt"):
             return None
         at = end + 4
     return None

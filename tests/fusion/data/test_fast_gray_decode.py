@@ -130,3 +130,24 @@ def test_a_png_without_one_of_its_parts_is_left_to_the_long_way(cut: str) -> Non
     assert whole is not None
     assert whole.tolist() == [[0]]
     assert gray_pixels(b"\x89PNG\r\n\x1a\n" + b"".join(part for name, part in parts.items() if name != cut)) is None
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "body", "short"),
+    [
+        (b"gAMA", bytes(4), True), (b"gAMA", bytes(3), False), (b"tEXt", b"a\0b", True),
+        (b"tEXt", b"a\0" + bytes(4095), False), (b"acTL", bytes(2), False), (b"tRNS", bytes(2), False),
+        (b"pHYs", bytes(9), True), (b"zTXt", b"a\0\0x", False), (b"PLTE", bytes(3), False),
+    ],
+)  # fmt: skip
+def test_pngs_whose_notes_may_be_damaged_are_left_to_the_long_way(
+    kind: bytes, body: bytes, short: bool, after: bool
+) -> None:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    parts = [chunk(b"IDAT", zlib.compress(b"\0\x07")), chunk(kind, body)]
+    data = b"\x89PNG\r\n\x1a\n" + head + b"".join(parts if after else parts[::-1]) + chunk(b"IEND", b"")
+    found = gray_pixels(data)
+    assert (found is not None) is short
+    if found is not None:
+        np.testing.assert_array_equal(found, long_way(data))
