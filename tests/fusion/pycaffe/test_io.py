@@ -30,8 +30,10 @@ def test_a_blob_keeps_its_shape_and_gradients() -> None:
     assert np.array_equal(io.blobproto_to_array(blob, return_diff=True), array + 10)
     old = caffe_pb2.BlobProto(num=1, channels=1, height=2, width=3, data=range(6))
     assert io.blobproto_to_array(old).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
-    with pytest.raises(ValueError, match="reshape"):
+    with pytest.raises(ValueError, match=r"into shape \(\)"):
         io.blobproto_to_array(caffe_pb2.BlobProto(data=[1, 2]))
+    with pytest.raises(ValueError, match=r"into shape \(0,0,1,2\)"):
+        io.blobproto_to_array(caffe_pb2.BlobProto(height=1, width=2, data=[1, 2]))
 
 
 def test_lists_of_arrays_are_bytes_and_back() -> None:
