@@ -96,8 +96,9 @@ def assert_near(found: np.ndarray, expected: np.ndarray, scale: float, what: str
 
 
 def cases() -> list[Any]:
-    """Large nets are slow: most of their time goes into 60 million random weights."""
+    """Large nets are slow: most of their time goes into 60 million random weights, or into many layers."""
     slow = {(f"{name}net{end}", recipe) for name in ("alex", "caffe") for end in ("", "_test") for recipe in "AB"}
+    slow |= {("googlenet", "B"), ("googlenet_test", "B")}
     pairs = [(name, recipe) for name in MODELS for recipe in ("A", "B")]
     return [pytest.param(*pair, marks=[pytest.mark.slow] if pair in slow else []) for pair in pairs]
 

@@ -78,7 +78,9 @@ def batch_statistics_in_test(document: Document) -> bool:
     return any(block.string("use_global_stats") == "false" for block in blocks)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if number % 3 else []) for number, name in enumerate(CASES)]
+)
 def test_recorded_layers(name: str) -> None:
     folder = LAYERS / name
     meta = json.loads((folder / "meta.json").read_text())

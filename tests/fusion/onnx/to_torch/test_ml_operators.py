@@ -118,7 +118,7 @@ def forest(rng: np.random.Generator, trees: int, ids: str, columns: list[int], l
      (2, (), "LOGISTIC"), (3, (0.5, 0.0, 0.0), "SOFTMAX_ZERO")],
 )  # fmt: skip
 def test_tree_regressor(aggregate: str, targets: int, base: tuple[float, ...], transform: str) -> None:
-    for seed in range(4):
+    for seed in range(2):
         values = forest(np.random.default_rng(seed), 5, "target", list(range(targets)))
         values |= {"base_values": base} if base else {}
         check(file_of([ml("TreeEnsembleRegressor", "x", "y", n_targets=targets, aggregate_function=aggregate,
@@ -148,7 +148,7 @@ def test_each_comparison(mode: str, missing: int) -> None:
     [(3, [0, 1, 2], ()), (3, [0, 2], ()), (4, [3, 1], (0.5, -1.0, 2.0, 0.25)), (2, [0, 1], ()), (2, [1], ())],
 )
 def test_tree_classifier(transform: str, classes: int, columns: list[int], base: tuple[float, ...]) -> None:
-    for seed in range(3):
+    for seed in range(2):
         values = forest(np.random.default_rng(seed), 4, "class", columns) | ({"base_values": base} if base else {})
         tree = ml("TreeEnsembleClassifier", "x", "label y", post_transform=transform,
                   classlabels_int64s=list(range(classes)), **values)  # fmt: skip
