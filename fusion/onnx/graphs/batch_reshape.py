@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import onnx
 
 from fusion.onnx.graphs.constants import Facts
@@ -35,6 +36,17 @@ def static_reshape(node: onnx.NodeProto, facts: Facts, declared: Probe | None) -
         return None
     name = facts.add(f"{node.output[0]}:shape", target)
     return [make_node("Reshape", [node.input[0], name], node.output)]
+
+
+def as_reshape(gather: onnx.NodeProto, facts: Facts, declared: Probe) -> onnx.NodeProto:
+    """Return a Gather of all entries of a row in their order, which exporters write for `as_strided`, as a Reshape."""
+    places, row = facts.constant(gather.input[1]), declared.shapes.get(gather.input[0])
+    if places is None or places.ndim < 2 or row != (places.size,) or attributes(gather).get("axis", 0):
+        return gather
+    if not np.array_equal(places.reshape(-1), np.arange(places.size)):
+        return gather
+    shape = facts.add(f"{gather.output[0]}:sizes", list(places.shape))
+    return make_node("Reshape", [gather.input[0], shape], gather.output, name=gather.name)
 
 
 def _resolved(node: onnx.NodeProto, probe: Probe, zeros: bool) -> tuple[int, ...] | None:

@@ -15,7 +15,14 @@ import onnx
 from numpy.typing import NDArray
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs.batch_reshape import expanded_rows, keeps_merged, keeps_samples, mixes_batch, static_reshape
+from fusion.onnx.graphs.batch_reshape import (
+    as_reshape,
+    expanded_rows,
+    keeps_merged,
+    keeps_samples,
+    mixes_batch,
+    static_reshape,
+)
 from fusion.onnx.graphs.branches import branch_nodes
 from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.channels_first import with_channels_first
@@ -228,6 +235,8 @@ def _enter(state: _State, node: onnx.NodeProto, condition: bool) -> None:
 
 def _open_sizes(state: _State, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Return the node with sizes that hold for every batch, as far as it has any. Raises: _FixedError."""
+    if node.op_type == "Gather" and not node.domain and state.declared is not None:
+        node = as_reshape(node, state.facts, state.declared)
     if node.op_type == "Reshape" and not node.domain:
         found = static_reshape(node, state.facts, state.declared)
         if found is None and node.input[0] in state.facts.merged:

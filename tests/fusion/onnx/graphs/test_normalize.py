@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node
+import torch
+from graphs import draw, model, node
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import normalize_graph
@@ -21,6 +23,7 @@ from fusion.onnx.graphs.initializers import graph_weights, is_weight, statistics
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.graphs.read import from_model, read_graph
 from fusion.onnx.graphs.support import _differs, check_support, support
+from fusion.onnx.to_torch import OnnxNet
 from prototxt.schema.load import load_net
 from prototxt.text.parser import parse
 
@@ -648,3 +651,26 @@ def test_a_sequence_that_is_read_as_a_whole_stays() -> None:
 def test_a_dense_layer_without_weights_is_no_net(op: str) -> None:
     with pytest.raises(OnnxError):
         check_support(plain([node(op, "x", "y")]))
+
+
+@pytest.mark.parametrize(
+    ("places", "batch"),
+    [
+        (np.arange(12).reshape(1, 3, 4), None),
+        (np.arange(12)[::-1].reshape(1, 3, 4), 1),
+        (np.arange(12).reshape(3, 4).T.reshape(1, 4, 3), 1),
+        (np.arange(8).reshape(1, 2, 4), 1),
+    ],
+)
+def test_the_strides_of_a_tensor_that_are_its_own_open_the_batch(
+    places: np.ndarray[Any, Any], batch: int | None
+) -> None:
+    """Exporters flatten a tensor and gather its values one by one, where torch changes strides alone."""
+    nodes = [node("ReduceMean", "x", "m", keepdims=0, axes=[3]), node("Reshape", "m flat", "r"),
+             node("Gather", "r places", "g"), node("Relu", "g", "y")]  # fmt: skip
+    made = model(nodes, {"flat": np.array([-1]), "places": places}, shape=(1, 3, 4, 2), opset=17)
+    graph = normalize_graph(from_model(made))
+    assert graph.batch == batch
+    x = draw(3, 3, 4, 2)
+    expected = np.concatenate([ReferenceEvaluator(made).run(None, {"x": x[i : i + 1]})[0] for i in range(3)])
+    np.testing.assert_allclose(OnnxNet(graph)(torch.from_numpy(x)).numpy(), expected, rtol=1e-6)
