@@ -27,6 +27,7 @@ from timing import machine, replace_part, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "onnx.md"
 SIZE, CLASSES = 64, 4
+AT = {"timm_levit_128s": "mean"}  # it adds the scores of two classifiers, so that the value to cut at must be named
 OPSETS = {"torchscript": (7, 20), "dynamo": (18, 25)}
 TORCHVISION = ("resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "efficientnet_b0")
 TIMM = ("resnet10t", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv4_conv_small", "ghostnet_050", "repvgg_a0",
@@ -179,7 +180,12 @@ def walk(file: Path, folder: Path) -> list[str]:
     if "all can be run" not in shown.stdout:
         return [file.stem, "refused", *[""] * (len(STEPS) - 1)]
     row["show"] = "ok"
-    sources = ["--source", "own=own.prototxt@f", "--source", f"b={file}"]
+    sources = [
+        "--source",
+        "own=own.prototxt@f",
+        "--source",
+        f"b={file}{'@' * (file.stem in AT)}{AT.get(file.stem, '')}",
+    ]
     composing = [*sources, *pixels, *shape, "--references", "--classes", "own=0-3", "--num-output", "4", "-o", "fused"]
     net = "fused/train_val.prototxt"
     (

@@ -80,8 +80,10 @@ def measure(name: str) -> list[str]:
     made = fusion.to_caffe(path)
     bvlc = "yes" if all("forks" not in note for note in made.notes) else "no"
     with tempfile.TemporaryDirectory() as folder:
-        write_weights(f"{folder}/net.caffemodel", made.weights, net=made.net)
-        stored = read_weights(f"{folder}/net.caffemodel")
+        small = _size(module) < LARGE
+        file = f"{folder}/net.{'caffemodel' if small else 'safetensors'}"  # a caffemodel has at most 2 GB
+        write_weights(file, made.weights, net=made.net)
+        stored = read_weights(file)
         state = to_state_dict(parse(to_text(made.net)), stored)
         images = torch.randn(2, 3, size, size)
         single = module(images).detach()
@@ -89,12 +91,12 @@ def measure(name: str) -> list[str]:
         # OpenCV's own schema has ceil_mode of a fork instead of BVLC's round_mode.
         text = to_text(made.net).replace("round_mode: FLOOR", "ceil_mode: false")
         Path(f"{folder}/net.prototxt").write_text(text)
-        opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], single[:1])
+        opencv = _opencv(f"{folder}/net.prototxt", file, images[:1], single[:1]) if small else "not measured"
         given = module.state_dict()
         keys = [key for key in given if "num_batches" not in key]
         returns = given.keys() == state.keys() and all(torch.equal(given[key], state[key]) for key in keys)
         own = exact = train = "not measured"
-        if _size(module) < LARGE:
+        if small:
             double = module.double()(images.double()).detach()
             own = f"{_difference(single.double(), double):.1e}"
             exact = f"{_difference(_scores(made.net, stored, images.double()), double):.1e}"
