@@ -75,7 +75,7 @@ def _torch_export(module: Any, path: str, **options: Any) -> None:
         for part in module.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.momentum = None
-        module.train()(torch.rand(4, 3, SIZE, SIZE))
+        module.train()(torch.rand(16, 3, SIZE, SIZE))
     torch.onnx.export(module.eval(), (torch.rand(1, 3, SIZE, SIZE),), path, verbose=False, **options)
 
 
