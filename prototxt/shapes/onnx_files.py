@@ -72,6 +72,7 @@ def _light(file: str) -> tuple[Any, list[Any]]:
     infos = [onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in large]
     names = {tensor.name for tensor in large}
     small = [tensor for tensor in graph.initializer if tensor.name not in names]
+    model.ir_version = max(model.ir_version, 4)  # of older files, the inference knows no constants but inputs
     del graph.initializer[:], graph.input[:]
     graph.initializer.extend(small)
     graph.input.extend([*own, *infos])

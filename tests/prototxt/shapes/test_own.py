@@ -133,6 +133,22 @@ def test_weights_of_an_onnx_file_are_no_inputs(tmp_path: Path) -> None:
         run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" input: "x" input: "m" }}')
 
 
+def test_constants_of_files_of_old_versions_have_shapes(tmp_path: Path) -> None:
+    """Up to version 3 of the format, constants are inputs as well; without these the inference knows none of them."""
+    onnx = pytest.importorskip("onnx")
+    path, helper = tmp_path / "net.onnx", onnx.helper
+    known = {"w": (6, 3, 1, 1), "s": (6,), "b": (6,), "m": (6,), "v": (6,)}
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+            for name, dims in {"x": (1, 3, 4, 4), **known}.items()]  # fmt: skip
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Identity", ["b"], ["m2"]),
+             helper.make_node("BatchNormalization", ["c", "s", "b", "m2", "v"], ["n"]),
+             helper.make_node("Flatten", ["n"], ["y"])]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", ends, [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)])
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.ones(known[name], np.float32), name) for name in known)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 7)], ir_version=3), path)
+    assert run(["5x3x4x4"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')[0] == [(5, 96)]
+
+
 def test_a_scalar_output_of_an_onnx_file_has_no_batch(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     path, helper = tmp_path / "net.onnx", onnx.helper
