@@ -53,7 +53,8 @@ def test_what_is_not_supported_has_its_reason_in_the_data() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["Convolution", pytest.param("KDLoss", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Convolution", "KDLoss"])
 def test_some_rows_made_anew(support: ModuleType, kind: str) -> None:
     subject = next(subject for subject in support.subjects() if subject.kind == kind)
     made = support.row(subject)

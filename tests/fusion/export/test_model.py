@@ -169,7 +169,7 @@ MODELS = {
     "resnet50": "corpus/deep-residual-networks__ResNet-50-deploy.prototxt",
     "alexnet": "models/alexnet/net.prototxt",
 }
-LARGE = ("googlenet", "resnet50", "alexnet")
+LARGE = ("googlenet", "resnet50", "alexnet", "mobilenet")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_texts_that_are_no_nets(path: Path) -> None:
 @pytest.mark.filterwarnings(
     "ignore::prototxt.schema.decode.UnknownFieldWarning", "ignore::prototxt.schema.upgrade.UpgradeWarning"
 )
-@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("phase", ["TRAIN", pytest.param("TEST", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
 def test_it_builds_on_the_meta_device(path: Path, phase: Phase) -> None:
     net = prototxt.load_net(path)
