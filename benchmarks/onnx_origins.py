@@ -27,6 +27,7 @@ from timing import machine, replace_part, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "onnx.md"
 SIZE, CLASSES = 64, 4
+RTOL = "1e-3"  # random weights magnify rounding: some features are 1e8
 AT = {"timm_levit_128s": "mean"}  # it adds the scores of two classifiers, so that the value to cut at must be named
 OPSETS = {"torchscript": (7, 20), "dynamo": (18, 25)}
 TORCHVISION = ("resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "efficientnet_b0")
@@ -191,7 +192,7 @@ def walk(file: Path, folder: Path) -> list[str]:
     (
         step("compose", "compose", *composing, "--max-iter", "3", "--lr", "0.001")
         and step("merge", "merge", net, "own=own.prototxt:own.caffemodel", "-o", "init.caffemodel")
-        and step("verify", "verify", net, "init.caffemodel", f"b={file}", "--rtol", "1e-4")
+        and step("verify", "verify", net, "init.caffemodel", f"b={file}", "--rtol", RTOL)
         and step("frozen", "train", "--solver", "fused/solver.prototxt", "--weights", "init.caffemodel", "-q")
         and _thaw(folder, row, step)
         and step("reference", "train", "--solver", "own.solver", "--weights", "own.caffemodel", "--reference",
