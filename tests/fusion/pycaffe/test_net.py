@@ -176,6 +176,27 @@ def test_caffe_computes_no_gradient_that_training_does_not_need(prototxt_file: W
     assert not net.params["low"][0].diff.any()
 
 
+def test_a_branch_outside_the_loss_is_left_out_of_backward(prototxt_file: Write) -> None:
+    side = 'layer { name: "side" type: "InnerProduct" bottom: "low" top: "side" inner_product_param { num_output: 2 } }'
+    net = caffe.Net(prototxt_file(TRAINED + side), caffe.TRAIN)
+    net.forward()
+    net.blobs["side"].diff[...] = 1
+    net.backward()
+    assert not net.params["side"][1].diff.any()
+    assert net.params["low"][1].diff.any()
+
+
+@pytest.mark.parametrize(("fillers", "values"), [("", (0, 0)), ('data_filler { type: "constant" value: 3 }', (3, 3))])
+def test_one_filler_or_none_is_for_all_tops(fillers: str, values: tuple[int, int], prototxt_file: Write) -> None:
+    text = f"""layer {{ name: "d" type: "DummyData" top: "x" top: "y"
+      dummy_data_param {{ shape {{ dim: 1 dim: 2 }} {fillers} }} }}"""
+    net = caffe.Net(prototxt_file(text), caffe.TEST)
+    assert [net.blobs[name].data.tolist() for name in "xy"] == [[[value] * 2] for value in values]
+    net.blobs["y"].data[...] = 5
+    net.forward()
+    assert net.blobs["y"].data.tolist() == [[5, 5]]
+
+
 def test_outputs_are_sorted_and_have_losses_that_are_read(prototxt_file: Write) -> None:
     text = TRAINED + 'layer { name: "twice" type: "Power" bottom: "loss" top: "twice" power_param { scale: 2 } }'
     net = caffe.Net(prototxt_file(text), caffe.TEST)

@@ -102,14 +102,15 @@ def test_memory_data_takes_the_script_s_arrays_batch_by_batch(prototxt_file: Wri
     net = caffe.Net(prototxt_file(text), caffe.TEST)
     with pytest.raises(RuntimeError, match="set_input_arrays"):
         net.forward()
-    rows = np.arange(12, dtype=np.float32).reshape(4, 1, 1, 3)
-    net.set_input_arrays(rows, np.arange(4, dtype=np.float32))
+    rows = np.arange(18, dtype=np.float32).reshape(6, 1, 1, 3)
+    net.set_input_arrays(rows, np.arange(6, dtype=np.float32))
     seen = []
-    for number in range(3):
+    for number in range(4):
         rows[0] = 100 + number  # the arrays are read when their batch is due
         net.forward()
         seen.append((net.blobs["x"].data[0, 0, 0, 0], net.blobs["y"].data.reshape(-1).tolist()))
-    assert seen == [(100, [0, 1]), (6, [2, 3]), (102, [0, 1])]
+    assert seen == [(100, [0, 1]), (6, [2, 3]), (12, [4, 5]), (103, [0, 1])]
+    rows = rows[:4].copy()
     for data, labels, problem in (
         (rows[:3], np.zeros(3, np.float32), "multiple of the batch size 2"),
         (rows, np.zeros(2, np.float32), "same first dimension"),
