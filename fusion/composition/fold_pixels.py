@@ -9,7 +9,7 @@ import numpy as np
 from fusion.composition.pixels import pixels_of
 from fusion.errors import ComposeError
 from fusion.onnx.to_caffe import CaffeNet
-from prototxt.schema.messages import ConvolutionParameter, LayerParameter, NetParameter
+from prototxt.schema.messages import ConvolutionParameter, LayerParameter, NetParameter, ParamSpec
 
 _NAME = "pixels"
 
@@ -61,12 +61,13 @@ def _first_convolution(net: NetParameter, place: str) -> LayerParameter:
 
 
 def _insert_bias(net: NetParameter, layer: LayerParameter, place: str) -> None:
-    """Put a Bias layer between the input and its reader."""
+    """Put a frozen Bias layer between the input and its reader."""
     if any(_NAME in (one.name, *one.top) for one in net.layer):
         raise ComposeError(f"a layer or blob has the name '{_NAME}'", place=place, hint="do not fold the pixels")
     layers = list(net.layer)
     after_input = next(index for index, one in enumerate(layers) if one.type == "Input") + 1
-    layers.insert(after_input, LayerParameter(name=_NAME, type="Bias", bottom=layer.bottom, top=[_NAME]))
+    shift = LayerParameter(name=_NAME, type="Bias", bottom=layer.bottom, top=[_NAME], param=[ParamSpec(lr_mult=0)])
+    layers.insert(after_input, shift)
     layer.bottom[:] = [_NAME]
     del net.layer[:]
     net.layer.extend(layers)

@@ -71,6 +71,8 @@ def test_folded_pixels_are_the_prepared_ones(kind: str, param: str, options: dic
     expected = run(net, str(with_pixels(parse(to_text(net.net)), kind, "n")), images)
     torch.testing.assert_close(run(folded, to_text(folded.net), images), expected, rtol=1e-5, atol=1e-3)
     assert [layer.type for layer in folded.net.layer] == ["Input", *added, "Convolution"]
+    frozen = [layer.name for layer in folded.net.layer if [param.lr_mult for param in layer.param] == [0]]
+    assert frozen == ["pixels"] * len(added)
     assert folded.notes == net.notes
 
 
