@@ -23,8 +23,8 @@ class Ends:
     bottoms, tops  names of blobs
     reads, makes   the values that they are then: an in-place layer makes a new value of a blob
     weights   loss weight of each top, 0 where it is no loss
-    needs     whether the gradient of each bottom is computed
-    backward  whether the layer takes part in the backward pass
+    needs     whether the gradient of each bottom is computed, where the layer takes part in the backward pass
+    backward  whether it does
     copies    pairs of blobs: after this in-place layer the second shares the memory of the first in Caffe
     """
 
@@ -113,11 +113,11 @@ def _needs(
         layer, (needs, takes_part) = message.layer[index], found[index]
         is_loss = any(losses[index])
         if not is_loss and not under_loss.intersection(layer.top):
-            found[index] = ([False] * len(needs), False)
+            found[index] = (needs, False)
             continue
         under_loss.update(layer.bottom)
         if not is_loss and not wanted.intersection(layer.top):
-            found[index] = ([False] * len(needs), False)
+            found[index] = (needs, False)
             continue
         if takes_part:
             wanted.update(name for name, need in zip(layer.bottom, needs, strict=True) if need)

@@ -92,6 +92,10 @@ def test_context_surrounds_a_window_and_the_mean_what_is_outside(files: tuple[st
     np.testing.assert_allclose(corner[0], [[0.5, 1, 1.5]] * 4)
     np.testing.assert_allclose(corner[:, 0], [[0.5, 1, 1.5]] * 4)
     np.testing.assert_allclose(corner[1:, 1:], caffe.io.resize_image(image(20, 20)[:6, :6], (3, 3)))
+    corner = detector.crop(image(20, 20), np.array([16, 16, 19, 19]))  # rows and columns 14 to 22
+    np.testing.assert_allclose(corner[:3, :3], caffe.io.resize_image(image(20, 20)[14:, 14:], (3, 3)))
+    np.testing.assert_allclose(corner[3], [[0.5, 1, 1.5]] * 4)
+    np.testing.assert_allclose(corner[:, 3], [[0.5, 1, 1.5]] * 4)
 
 
 def test_windows_that_cannot_be_cut(files: tuple[str, str]) -> None:

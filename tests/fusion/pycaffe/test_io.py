@@ -77,7 +77,8 @@ def test_other_modes_of_images(tmp_path: Path) -> None:
     assert np.array_equal(loaded[0, :, 0], np.float32([0, 1, 0.2]))
     assert io.load_image(saved(tmp_path / "p.png", RGB, "P")).shape == (2, 4, 3)
     yellow = np.full((2, 4, 3), (90, 90, 30), np.uint8)
-    Image.fromarray(yellow).quantize(1).save(tmp_path / "yellow.png")
+    yellow[0, 0] = 0
+    Image.fromarray(yellow).quantize(2).save(tmp_path / "yellow.png")
     assert np.array_equal(io.load_image(tmp_path / "yellow.png"), (yellow / 255).astype(np.float32))
     palette = io.load_image(saved(tmp_path / "gray_p.png", RGB[:, :, 0], "P"), color=False)
     assert np.array_equal(palette[:, :, 0], (RGB[:, :, 0] / 255).astype(np.float32))
@@ -95,7 +96,7 @@ def test_no_image(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(good[:-40])
     with pytest.raises(DataError, match=r"cut\.png"):
         io.load_image(str(tmp_path / "cut.png"))
-    deep = saved(tmp_path / "deep.tif", np.array([[65_536]], np.int32))
+    deep = saved(tmp_path / "deep.tif", np.array([[0, 65_536]], np.int32))
     with pytest.raises(DataError, match=r"deep\.tif: its pixels have more than 16 bits"):
         io.load_image(deep)
     with pytest.raises(FileNotFoundError):
